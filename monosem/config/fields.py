@@ -1,0 +1,80 @@
+"""Fields of a job file that carry their own limits and help, and the one check that reads them."""
+
+import math
+from dataclasses import MISSING, field, fields, is_dataclass
+from typing import Any
+
+from monosem.errors import InputError
+
+AXIS = "axis"
+"""Marks a field whose list is an axis of the sweep; a single value counts as a list of one."""
+
+
+def number(default: Any, help: str, *, ge: float | None = None, gt: float | None = None, le: float | None = None):
+    """A number with limits (inclusive `ge` and `le`, exclusive `gt`)."""
+    return _field(default, {"help": help, "ge": ge, "gt": gt, "le": le})
+
+
+def choice(default: str, options: tuple[str, ...], help: str):
+    """One of a few words."""
+    return _field(default, {"help": help, "options": options})
+
+
+def text(default: str | None, help: str, *, empty: bool = False):
+    return _field(default, {"help": help, "empty": empty})
+
+
+def axis(default: list, help: str, **limits: Any):
+    """A list of numbers or words; each entry is checked by the limits."""
+    metadata = {"help": help, AXIS: True, **limits}
+    return field(default_factory=lambda: list(default), metadata=metadata)
+
+
+def _field(default: Any, metadata: dict):
+    if default is MISSING:
+        return field(metadata=metadata)
+    return field(default=default, metadata=metadata)
+
+
+def axis_names(schema: type) -> set[str]:
+    return {f.name for f in fields(schema) if f.metadata.get(AXIS)}
+
+
+def check_fields(config: Any, source: str, prefix: str = "") -> None:
+    """Raise InputError for the first value of `config` (nested) outside its field's limits."""
+    for f in fields(config):
+        name, value = f"{prefix}{f.name}", getattr(config, f.name)
+        if is_dataclass(value):
+            check_fields(value, source, name + ".")
+            continue
+        if isinstance(value, list) and any(isinstance(item, list | dict) for item in value):
+            raise InputError(f"{source}: {name}={value}: a list of single values, nothing nested")
+        if f.metadata.get(AXIS):
+            if not value:
+                raise InputError(f"{source}: {name}=[]: needs at least one value")
+            if len(set(value)) != len(value):
+                raise InputError(f"{source}: {name}={value}: the same value twice")
+        for item in value if isinstance(value, list) else [value]:
+            problem = _problem(item, f.metadata)
+            if problem:
+                raise InputError(f"{source}: {name}={item!r}: {problem}")
+
+
+def _problem(value: Any, limits: Any) -> str | None:
+    if value is None:
+        return None
+    if isinstance(value, float) and not math.isfinite(value):
+        return "must be a finite number"
+    options = limits.get("options")
+    if options and value not in options:
+        return f"must be one of {', '.join(options)}"
+    if isinstance(value, str) and not value.strip() and limits.get("empty") is False:
+        return "must not be empty"
+    if isinstance(value, int | float):
+        if limits.get("ge") is not None and value < limits["ge"]:
+            return f"must be at least {limits['ge']:,}"
+        if limits.get("gt") is not None and value <= limits["gt"]:
+            return f"must be greater than {limits['gt']:,}"
+        if limits.get("le") is not None and value > limits["le"]:
+            return f"must be at most {limits['le']:,}"
+    return None

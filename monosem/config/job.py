@@ -1,0 +1,138 @@
+"""The job files: every knob, its default, its limits and what it means. Plain frozen data.
+
+Values that follow from others are computed where they are used, never configured twice.
+"""
+
+from dataclasses import dataclass, field
+
+from monosem.config.fields import axis, choice, number, text
+
+VARIANTS = ("relu",)
+PRECISIONS = ("fp32", "bf16")
+
+
+@dataclass(frozen=True, kw_only=True)
+class HostConfig:
+    model: str = text("one-layer-a", "the host model: a bundled name (one-layer-a, one-layer-b) or a host directory's URI")
+    hook_point: str = text("mlp.post", "where activations are read")
+
+
+@dataclass(frozen=True, kw_only=True)
+class CorpusConfig:
+    source: str = text("builtin", "builtin, or a path/glob of .txt, .jsonl or .parquet files, local or s3://")
+    context_length: int = number(256, "tokens per context", ge=2, le=1_048_576)
+    max_tokens: int = number(4_000_000, "stop reading once this many training tokens are packed", ge=1, le=10**13)
+    heldout_fraction: float = number(0.05, "share of documents kept for evaluation", gt=0.0, le=0.5)
+    text_column: str = text("text", "jsonl/parquet: the column that holds the text")
+    domain_column: str = text("domain", "jsonl/parquet: the column with a label, used where it exists")
+    seed: int = number(0, "builtin: which corpus is generated", ge=0, le=2**63 - 1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class StreamConfig:
+    rows_per_context: int = number(128, "token positions sampled from each context", ge=1, le=1_048_576)
+    shuffle_rows: int = number(65536, "rows that the shuffle keeps at hand", ge=1, le=2**40)
+    contexts_per_item: int = number(16, "contexts in one forward pass of a model worker", ge=1, le=65536)
+    workers: int = number(1, "model worker actors", ge=1, le=4096)
+    shards: int = number(1, "buffer shard actors", ge=1, le=4096)
+    threads: int = number(1, "CPU threads of one forward pass", ge=1, le=1024)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SaeJobConfig:
+    variant: list[str] = axis(["relu"], "architecture", options=VARIANTS)
+    expansion_factor: list[int] = axis([8], "features per input dimension", ge=1, le=1_048_576)
+    l1_coefficient: list[float] = axis([0.004], "weight of the L1 penalty, in units of the mean-over-elements MSE", ge=0.0, le=1e6)
+    seed: list[int] = axis([0], "initialisation seed", ge=0, le=2**63 - 1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig:
+    """Optimisation of one dictionary; the recipe is that of Bricken et al. (2023)."""
+
+    steps: int = number(2000, "optimiser steps", ge=1, le=10**9)
+    batch_size: int = number(4096, "rows per step", ge=1, le=2**30)
+    lr: float = number(1e-3, "Adam's learning rate", gt=0.0, le=10.0)
+    beta1: float = number(0.9, "Adam's first decay", ge=0.0, le=0.9999999)
+    beta2: float = number(0.999, "Adam's second decay", ge=0.0, le=0.9999999)
+    eps: float = number(1e-8, "Adam's epsilon", gt=0.0, le=1.0)
+    precision: str = choice("fp32", PRECISIONS, "of the matrix products; parameters, moments and sums stay fp32")
+    resample_steps: list[int] = field(default_factory=list, metadata={"help": "steps at which dead features are resampled", "ge": 1})
+    resample_window: int = number(12500, "a feature is dead if silent for this many steps before", ge=1, le=10**9)
+    resample_rows: int = number(819200, "rows whose loss decides where features are reborn", ge=1, le=2**32)
+    init_rows: int = number(8192, "rows whose geometric median initialises the decoder bias", ge=1, le=2**26)
+    checkpoint_every: int = number(500, "steps between checkpoints", ge=1, le=10**9)
+    log_every: int = number(10, "steps between logged metrics", ge=1, le=10**9)
+
+
+@dataclass(frozen=True, kw_only=True)
+class LearnerConfig:
+    replicas: int = number(1, "data-parallel copies (this version: 1)", ge=1, le=1)
+    feature_shards: int = number(1, "slices of the feature axis (this version: 1)", ge=1, le=1)
+    slots: int = number(1, "fixed parts that a batch's gradient is summed from", ge=1, le=4096)
+    threads: int = number(2, "CPU threads of one learner process", ge=1, le=1024)
+    pack_parameters: int = number(50_000_000, "dictionaries are packed into one process up to this many parameters", ge=0, le=10**13)
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvalConfig:
+    contexts: int = number(64, "held-out contexts for loss recovered", ge=1, le=2**24)
+    rows: int = number(65536, "held-out rows for L0, FVU and density", ge=1, le=2**32)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrackConfig:
+    wandb: str = choice("auto", ("auto", "online", "offline", "off"), "auto: online if WANDB_API_KEY is set, else offline")
+    project: str = text("monosem", "W&B project")
+    group: str = text("${name}", "W&B group of the sweep's runs")
+
+
+@dataclass(frozen=True, kw_only=True)
+class SweepJob:
+    """`monosem sweep`: a ladder of dictionaries on one stream."""
+
+    name: str = text("sweep", "names the sweep in the store")
+    seed: int = number(0, "of the stream's order", ge=0, le=2**63 - 1)
+    store: str = text("./monosem-store", "where everything is kept: a path or any fsspec URL")
+    host: HostConfig = field(default_factory=HostConfig)
+    corpus: CorpusConfig = field(default_factory=CorpusConfig)
+    stream: StreamConfig = field(default_factory=StreamConfig)
+    sae: SaeJobConfig = field(default_factory=SaeJobConfig)
+    train: TrainConfig = field(default_factory=TrainConfig)
+    learner: LearnerConfig = field(default_factory=LearnerConfig)
+    evaluate: EvalConfig = field(default_factory=EvalConfig)
+    track: TrackConfig = field(default_factory=TrackConfig)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TransformerSizes:
+    vocab_size: int = number(4096, "tokens in the vocabulary", ge=257, le=65536)
+    d_model: int = number(128, "residual stream", ge=1, le=16384)
+    d_mlp: int = number(512, "MLP neurons", ge=1, le=131072)
+    n_heads: int = number(4, "attention heads", ge=1, le=1024)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PretrainConfig:
+    steps: int = number(5000, "optimiser steps", ge=1, le=10**9)
+    batch_contexts: int = number(32, "contexts per step", ge=1, le=2**20)
+    lr: float = number(2e-3, "AdamW's peak learning rate", gt=0.0, le=1.0)
+    warmup_steps: int = number(100, "linear warm-up", ge=0, le=10**9)
+    weight_decay: float = number(0.01, "AdamW's weight decay", ge=0.0, le=10.0)
+    precision: str = choice("auto", ("auto", *PRECISIONS), "auto: bf16 on a GPU, fp32 on a CPU")
+    threads: int = number(2, "CPU threads", ge=1, le=1024)
+    checkpoint_every: int = number(500, "steps between checkpoints", ge=1, le=10**9)
+    tokenizer_documents: int = number(8000, "documents that the tokenizer is trained on", ge=1, le=10**8)
+    eval_contexts: int = number(256, "held-out contexts for the model card", ge=1, le=2**24)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PretrainJob:
+    """`monosem pretrain`: one-layer transformers on the same data, one per seed (a, b, c ...)."""
+
+    name: str = text("one-layer", "hosts are stored as hosts/<name>-a, -b ...")
+    store: str = text("./monosem-store", "where everything is kept: a path or any fsspec URL")
+    seeds: list[int] = axis([1, 2], "initialisation seeds, one host each", ge=0, le=2**63 - 1)
+    corpus: CorpusConfig = field(default_factory=CorpusConfig)
+    model: TransformerSizes = field(default_factory=TransformerSizes)
+    pretrain: PretrainConfig = field(default_factory=PretrainConfig)

@@ -1,0 +1,136 @@
+"""Read a job file and its `key=value` overrides into frozen dataclasses, or say in one line why not."""
+
+import difflib
+import re
+from dataclasses import fields, is_dataclass
+from pathlib import Path
+from typing import TypeVar, get_type_hints
+
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from monosem.config.fields import axis_names, check_fields
+from monosem.errors import InputError
+
+Job = TypeVar("Job")
+MAX_BYTES = 1_000_000
+SAFE_NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,63}")
+
+
+def load_job(schema: type[Job], path: str, overrides: list[str]) -> Job:
+    """The job in file `path` with `overrides` applied; every mistake is an InputError of one line."""
+    given = _read(path)
+    _check_node(given, schema, path)
+    for override in overrides:
+        given = OmegaConf.merge(given, _parse_override(override, schema))
+    try:
+        merged = OmegaConf.merge(OmegaConf.structured(schema), _lists_for_axes(given, schema))
+        job = OmegaConf.to_object(merged)
+    except OmegaConfBaseException as error:
+        raise InputError(f"{path}: {_where(error)}{_first_line(error)}") from error
+    check_fields(job, path)
+    if not SAFE_NAME.fullmatch(job.name):
+        raise InputError(f"{path}: name={job.name!r}: use 1 to 64 letters, digits, '.', '_' or '-'")
+    return job
+
+
+def to_plain(job: object) -> dict:
+    """The job as nested dicts and lists of plain values."""
+    if is_dataclass(job):
+        return {f.name: to_plain(getattr(job, f.name)) for f in fields(job)}
+    return list(job) if isinstance(job, list) else job
+
+
+def _read(path: str):
+    file = Path(path)
+    try:
+        data = file.read_bytes()
+    except FileNotFoundError:
+        near = difflib.get_close_matches(file.name, [p.name for p in file.parent.glob("*.y*ml")], 1)
+        hint = f"; did you mean {file.parent / near[0]}?" if near else ""
+        raise InputError(f"{path}: no such job file{hint}") from None
+    except OSError as error:
+        raise InputError(f"{path}: cannot read the job file: {error.strerror}") from error
+    if len(data) > MAX_BYTES:
+        raise InputError(f"{path}: {len(data):,} bytes is not a job file (at most {MAX_BYTES:,})")
+    try:
+        given = OmegaConf.create(data.decode())
+    except Exception as error:  # PyYAML raises several kinds
+        raise InputError(f"{path}: not valid YAML: {_one_line(str(error))}") from error
+    if not OmegaConf.is_dict(given):
+        raise InputError(f"{path}: a job file is a mapping of `key: value` lines")
+    return given
+
+
+def _parse_override(override: str, schema: type):
+    key, sign, _ = override.partition("=")
+    if not sign or not key.strip():
+        raise InputError(f"override {override!r}: write key=value, for example train.steps=100")
+    try:
+        node = OmegaConf.from_dotlist([override])
+    except Exception as error:
+        raise InputError(f"override {override!r}: {_one_line(str(error))}") from error
+    _check_node(node, schema, f"override {override!r}")
+    return node
+
+
+def _check_node(node, schema: type, source: str, prefix: str = "") -> None:
+    """Unknown keys, sections that are not mappings, and interpolations that reach outside the file."""
+    hints = get_type_hints(schema)
+    for key in node:
+        name = f"{prefix}{key}"
+        if key not in hints:
+            raise InputError(f"{source}: {name}: unknown key{_neighbour(str(key), prefix, hints)}")
+        value = OmegaConf.to_container(node, resolve=False)[key]
+        if is_dataclass(hints[key]):
+            if not isinstance(value, dict):
+                raise InputError(f"{source}: {name}={value!r}: is a section with keys {', '.join(get_type_hints(hints[key]))}")
+            _check_node(node._get_node(key), hints[key], source, name + ".")
+        else:
+            _refuse_resolvers(value, name, source)
+
+
+def _refuse_resolvers(value: object, name: str, source: str) -> None:
+    """`${other.key}` is fine; `${oc.env:SECRET}` would copy a secret into the store, logs and W&B."""
+    for item in value if isinstance(value, list) else [value]:
+        if isinstance(item, str) and (found := re.search(r"\$\{\s*([\w.]+)\s*:", item)):
+            raise InputError(
+                f"{source}: {name}: ${{{found[1]}:...}} is refused, a job file is kept in the store in clear; "
+                "give secrets in the environment"
+            )
+
+
+def _neighbour(key: str, prefix: str, hints: dict) -> str:
+    near = difflib.get_close_matches(key, hints, 1, cutoff=0.6)
+    if near:
+        return f"; did you mean {prefix}{near[0]}?"
+    return f"; known here: {', '.join(hints)}"
+
+
+def _lists_for_axes(given, schema: type):
+    """A copy in which a single value of an axis has become a list of one."""
+    plain = OmegaConf.to_container(given, resolve=False)
+
+    def walk(node: dict, schema: type) -> None:
+        for name in axis_names(schema) & node.keys():
+            if not isinstance(node[name], list):
+                node[name] = [node[name]]
+        for name, hint in get_type_hints(schema).items():
+            if is_dataclass(hint) and isinstance(node.get(name), dict):
+                walk(node[name], hint)
+
+    walk(plain, schema)
+    return OmegaConf.create(plain)
+
+
+def _where(error: OmegaConfBaseException) -> str:
+    key = error.full_key
+    return f"{key}: " if key else ""
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).split("\n", 1)[0]
+
+
+def _one_line(text: str) -> str:
+    return " ".join(text.split())[:300]

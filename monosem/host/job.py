@@ -1,0 +1,85 @@
+"""`monosem pretrain`: the whole job, from text to hosts in the store."""
+
+import time
+from itertools import islice
+
+import torch
+
+from monosem.config.job import PretrainJob
+from monosem.host.pretrain import evaluate, pretrain
+from monosem.host.stored import save_host
+from monosem.host.transformer import TransformerConfig
+from monosem.memory import keep_freed_memory
+from monosem.store.checkpoints import CheckpointLog
+from monosem.store.store import Store, open_store
+from monosem.store.tensors import sha256
+from monosem.text import builtin, files
+from monosem.text.index import Corpus, prepare
+from monosem.text.tokens import Tokenizer, train_tokenizer
+from monosem.track.progress import PhaseProgress
+
+
+def run_pretrain(job: PretrainJob) -> list[str]:
+    """Train one host per seed; hosts already in the store are kept. Returns their prefixes."""
+    keep_freed_memory()
+    store = open_store(job.store)
+    torch.set_num_threads(job.pretrain.threads)
+    tokenizer = _tokenizer(store, job)
+    with PhaseProgress("tokenise", job.corpus.max_tokens, "tokens") as progress:
+        corpus = prepare(store, job.corpus, tokenizer, progress.update)
+    return [_one_host(store, job, tokenizer, corpus, number, seed) for number, seed in enumerate(job.seeds)]
+
+
+def _one_host(
+    store: Store, job: PretrainJob, tokenizer: Tokenizer, corpus: Corpus, number: int, seed: int
+) -> str:
+    name = f"{job.name}-{chr(ord('a') + number)}"
+    prefix = f"hosts/{name}"
+    if store.exists(f"{prefix}/config.json"):
+        return prefix
+    sizes = TransformerConfig(
+        vocab_size=job.model.vocab_size,
+        context_length=job.corpus.context_length,
+        d_model=job.model.d_model,
+        d_mlp=job.model.d_mlp,
+        n_heads=job.model.n_heads,
+    )
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    per_step = job.pretrain.batch_contexts * job.corpus.context_length
+    checkpoints = CheckpointLog(store, f"{prefix}/checkpoints")
+    with PhaseProgress(name, job.pretrain.steps * per_step, "tokens") as progress:
+
+        def report(step: int, loss: float) -> None:
+            progress.update(step * per_step, f"loss {loss:.3f}")
+
+        model = pretrain(sizes, corpus.train.tokens_NT, seed, job.pretrain, checkpoints, report, device)
+    card = {
+        "heldout_loss_nats_per_token": round(evaluate(model, corpus.heldout.tokens_NT, job.pretrain.eval_contexts), 4),
+        "heldout_contexts": min(job.pretrain.eval_contexts, len(corpus.heldout.tokens_NT)),
+        "tokens_seen": job.pretrain.steps * per_step,
+        "tokens_distinct": int(corpus.train.tokens_NT.size),
+        "corpus": job.corpus.source,
+        "corpus_digest": corpus.digest,
+        "seed": seed,
+        "precision": job.pretrain.precision,
+        "device": device,
+        "made": time.strftime("%Y-%m-%d"),
+    }
+    save_host(store, prefix, model, tokenizer, card)
+    checkpoints.clear()
+    return prefix
+
+
+def _tokenizer(store: Store, job: PretrainJob) -> Tokenizer:
+    """The job's tokenizer, trained once and kept in the store under what it was made from."""
+    c = job.corpus
+    made_from = [c.source, c.seed, job.model.vocab_size, job.pretrain.tokenizer_documents]
+    path = f"tokenizers/{sha256(repr(made_from).encode())[:24]}.json"
+    if not store.exists(path):
+        if c.source == "builtin":
+            source = builtin.documents(c.seed)
+        else:
+            source = files.documents(c.source, c.text_column, c.domain_column, files.Quarantine())
+        texts = (d.text for d in islice(source, job.pretrain.tokenizer_documents))
+        store.put(path, train_tokenizer(texts, job.model.vocab_size).to_str().encode())
+    return Tokenizer.from_str(store.get(path).decode())

@@ -1,0 +1,85 @@
+"""Permutations that are pure functions of a key: no state, no history, the same on every machine.
+
+Two kinds. `Feistel` permutes any domain up to 2^62 in O(1) memory and has an inverse; it is used for
+large domains. `shuffled` is a uniform permutation of a small domain, by sorting counter-based random
+words; a Feistel network on a handful of values is visibly non-uniform.
+
+Only raw Philox words are used: NumPy keeps raw bit streams fixed between versions, not the
+results of `Generator.shuffle`.
+"""
+
+import numpy as np
+
+ROUNDS = 12
+
+CONTEXTS, SEGMENT, TOKENS, RESAMPLE, INIT, PRETRAIN = range(1, 7)
+"""Purposes: the second part of a key, so that no two uses ever share random words."""
+
+
+def words(seed: int, purpose: int, index: int, n: int) -> np.ndarray:
+    """`n` random 64-bit words for (seed, purpose, index): Philox-4x64-10. uint64 [n]."""
+    if not (0 <= seed < 2**64 and 0 <= purpose < 16 and 0 <= index < 2**60):
+        raise ValueError(f"key out of range: seed={seed} purpose={purpose} index={index}")
+    key = (seed << 64) | (purpose << 60) | index
+    return np.random.Philox(key=key).random_raw(n)
+
+
+def uniforms(seed: int, purpose: int, index: int, n: int) -> np.ndarray:
+    """`n` numbers in [0, 1) with 53 random bits each. float64 [n]."""
+    return (words(seed, purpose, index, n) >> np.uint64(11)) * 2.0**-53
+
+
+def shuffled(seed: int, purpose: int, index: int, n: int) -> np.ndarray:
+    """A uniform permutation of range(n). int64 [n]."""
+    return np.argsort(words(seed, purpose, index, n), kind="stable")
+
+
+class Feistel:
+    """A keyed bijection of range(n) with its inverse: balanced Feistel network and cycle walking.
+
+    The network works on 2h bits, the smallest even number of bits that holds n - 1, so that the
+    walk back into range(n) takes at most four steps on average.
+    """
+
+    def __init__(self, n: int, seed: int, purpose: int, index: int):
+        if not 1 <= n <= 2**62:
+            raise ValueError(f"a permutation needs 1 <= n <= 2**62, got {n}")
+        self.n = n
+        self.half_bits = max(1, -(-(n - 1).bit_length() // 2))
+        self.keys = words(seed, purpose, index, ROUNDS) & np.uint64(0xFFFFFFFF)
+
+    def __call__(self, x: np.ndarray) -> np.ndarray:
+        """Where each of `x` goes. int64 [...] in and out."""
+        return self._walk(x, self.keys, forward=True)
+
+    def inverse(self, y: np.ndarray) -> np.ndarray:
+        """Which element goes to each of `y`."""
+        return self._walk(y, self.keys[::-1], forward=False)
+
+    def _walk(self, x: np.ndarray, keys: np.ndarray, forward: bool) -> np.ndarray:
+        x = np.asarray(x, dtype=np.int64)
+        if x.size and (x.min() < 0 or x.max() >= self.n):
+            raise ValueError(f"value outside range({self.n})")
+        y = self._network(x.astype(np.uint64), keys, forward)
+        while (outside := y >= self.n).any():
+            y = np.where(outside, self._network(y, keys, forward), y)
+        return y.astype(np.int64)
+
+    def _network(self, y: np.ndarray, keys: np.ndarray, forward: bool) -> np.ndarray:
+        h, mask = np.uint64(self.half_bits), np.uint64(2**self.half_bits - 1)
+        left, right = y >> h, y & mask
+        for key in keys:
+            if forward:
+                left, right = right, left ^ (_mix(right, key) & mask)
+            else:
+                left, right = right ^ (_mix(left, key) & mask), left
+        return (left << h) | right
+
+
+def _mix(x: np.ndarray, key: np.uint64) -> np.ndarray:
+    """A 32-bit integer hash; products of 32-bit values cannot overflow 64 bits."""
+    low = np.uint64(0xFFFFFFFF)
+    x = (x + key) & low
+    x = ((x ^ (x >> np.uint64(16))) * np.uint64(0x7FEB352D)) & low
+    x = ((x ^ (x >> np.uint64(15))) * np.uint64(0x846CA68B)) & low
+    return x ^ (x >> np.uint64(16))

@@ -1,0 +1,228 @@
+"""Bytes under names: one small face over a local directory, S3, or memory.
+
+Four guarantees everything above leans on:
+
+* `put` is atomic: a reader sees the old object or the new one, never a part;
+* `create` writes only if nothing is there (create-only), so that of two writers one wins;
+* names are relative, checked, and stay below the root;
+* a missing object is `FileNotFoundError`, every other trouble is a `StoreError`.
+"""
+
+import os
+import re
+import uuid
+from pathlib import Path
+from typing import Protocol
+
+from monosem.errors import InputError, StoreError
+
+NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._=-]{0,127}")
+"""One component of a path in the store."""
+
+
+class Store(Protocol):
+    url: str
+
+    def get(self, path: str) -> bytes: ...
+    def put(self, path: str, data: bytes) -> None: ...
+    def create(self, path: str, data: bytes) -> bool: ...
+    def exists(self, path: str) -> bool: ...
+    def list(self, path: str) -> list[str]: ...
+    def delete(self, path: str) -> None: ...
+
+
+def open_store(url: str) -> Store:
+    """The store at `url`: a path, `file://`, `memory://` or any fsspec URL such as `s3://bucket/prefix`."""
+    if url.startswith("file://"):
+        url = url[len("file://") :]
+    if "://" not in url:
+        return LocalStore(url)
+    return FsspecStore(url)
+
+
+def check_path(path: str) -> str:
+    """`path` itself, or InputError if a component could leave the root or confuse a file system."""
+    for part in path.split("/"):
+        if not NAME.fullmatch(part) or ".." in part:
+            raise InputError(f"store path {path!r}: {part!r} is not a plain name (letters, digits, . _ = -)")
+    return path
+
+
+class LocalStore:
+    """A directory. `put` renames a finished temporary file; `create` links one (link fails if taken)."""
+
+    def __init__(self, root: str):
+        self.root = Path(root).expanduser().absolute()
+        self.url = str(self.root)
+
+    def get(self, path: str) -> bytes:
+        return self._at(path).read_bytes()
+
+    def put(self, path: str, data: bytes) -> None:
+        target, temporary = self._staged(path, data)
+        os.replace(temporary, target)
+        _sync_directory(target.parent)
+
+    def create(self, path: str, data: bytes) -> bool:
+        target, temporary = self._staged(path, data)
+        try:
+            os.link(temporary, target)
+        except FileExistsError:
+            return False
+        finally:
+            temporary.unlink()
+        _sync_directory(target.parent)
+        return True
+
+    def exists(self, path: str) -> bool:
+        return self._at(path).exists()
+
+    def list(self, path: str) -> list[str]:
+        """Names directly below `path`, sorted; empty if there is no such directory."""
+        try:
+            return sorted(n for n in os.listdir(self._at(path)) if not n.startswith("."))
+        except (FileNotFoundError, NotADirectoryError):
+            return []
+
+    def delete(self, path: str) -> None:
+        self._at(path).unlink(missing_ok=True)
+
+    def _at(self, path: str) -> Path:
+        return self.root / check_path(path) if path else self.root
+
+    def _staged(self, path: str, data: bytes) -> tuple[Path, Path]:
+        target = self._at(path)
+        try:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            temporary = target.parent / f".{target.name}.{uuid.uuid4().hex}"
+            with open(temporary, "wb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+        except OSError as error:
+            raise StoreError(f"store {self.url}: cannot write {path}: {error.strerror}") from error
+        return target, temporary
+
+
+def _sync_directory(path: Path) -> None:
+    """Make a rename or link in `path` survive a power cut."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+class FsspecStore:
+    """Anything fsspec reaches. An object store's PUT is already atomic; `create` is a conditional PUT."""
+
+    def __init__(self, url: str):
+        self.url = url.rstrip("/")
+        self.protocol, _, self.prefix = self.url.partition("://")
+        self.fs = _filesystem(self.protocol)
+
+    def get(self, path: str) -> bytes:
+        try:
+            return self.fs.cat_file(self._at(path))
+        except FileNotFoundError:
+            raise
+        except Exception as error:
+            raise self._error("read", path, error) from error
+
+    def put(self, path: str, data: bytes) -> None:
+        try:
+            self.fs.pipe_file(self._at(path), data)
+        except Exception as error:
+            raise self._error("write", path, error) from error
+
+    def create(self, path: str, data: bytes) -> bool:
+        if self.protocol == "memory" and self.exists(path):  # fsspec's memory store takes no mode
+            return False
+        mode = {} if self.protocol == "memory" else {"mode": "create"}
+        try:
+            self.fs.pipe_file(self._at(path), data, **mode)
+        except FileExistsError:
+            return False
+        except Exception as error:
+            if _http_status(error) == 412:  # some servers' "precondition failed" arrives as a bare OSError
+                return False
+            raise self._error("create", path, error) from error
+        return True
+
+    def exists(self, path: str) -> bool:
+        return self.fs.exists(self._at(path))
+
+    def list(self, path: str) -> list[str]:
+        """Names directly below `path`, sorted; empty if there is nothing."""
+        self.fs.invalidate_cache()  # another process may have written since
+        try:
+            found = self.fs.ls(self._at(path), detail=False)
+        except FileNotFoundError:
+            return []
+        except Exception as error:
+            raise self._error("list", path, error) from error
+        return sorted({name.rstrip("/").rsplit("/", 1)[-1] for name in found})
+
+    def delete(self, path: str) -> None:
+        try:
+            self.fs.rm_file(self._at(path))
+        except FileNotFoundError:
+            return
+        except Exception as error:
+            raise self._error("delete", path, error) from error
+
+    def _at(self, path: str) -> str:
+        return f"{self.prefix}/{check_path(path)}" if path else self.prefix
+
+    def _error(self, verb: str, path: str, error: Exception) -> StoreError:
+        return StoreError(f"store {self.url}: cannot {verb} {path}: {type(error).__name__}: {error}")
+
+
+def _filesystem(protocol: str):
+    import fsspec
+
+    try:
+        options = _s3_options() if protocol == "s3" else {}
+        fs = fsspec.filesystem(protocol, **options)
+    except (ValueError, ImportError) as error:
+        raise InputError(f"store: {protocol}:// is not a known kind of store: {error}") from error
+    if protocol == "s3":
+        _drop_expect_header(fs)
+    return fs
+
+
+def _s3_options() -> dict:
+    """Timeouts and retries. Endpoint and keys come from the environment or ~/.aws, never from a job file.
+
+    Checksums in trailers are asked for only where the server requires them: several S3 servers
+    answer them with HTTP 411, and monosem keeps digests of its own.
+    """
+    config = {
+        "connect_timeout": 10,
+        "read_timeout": 30,
+        "retries": {"max_attempts": 8, "mode": "standard"},
+        "request_checksum_calculation": "when_required",
+        "response_checksum_validation": "when_required",
+    }
+    endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
+    return {"config_kwargs": config, "use_listings_cache": False} | ({"endpoint_url": endpoint} if endpoint else {})
+
+
+def _drop_expect_header(fs) -> None:
+    """Without this a PUT to a server that accepts and never answers waits for ever for `100 Continue`."""
+
+    def drop(request, **_):
+        if "Expect" in request.headers:
+            del request.headers["Expect"]
+
+    fs.connect()
+    fs.s3.meta.events.register("before-send.s3", drop)
+
+
+def _http_status(error: BaseException | None) -> int | None:
+    while error is not None:
+        response = getattr(error, "response", None)
+        if isinstance(response, dict):
+            return response.get("ResponseMetadata", {}).get("HTTPStatusCode")
+        error = error.__cause__
+    return None

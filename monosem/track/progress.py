@@ -1,0 +1,69 @@
+"""Progress of a long phase: a bar with rate and ETA on a terminal, plain lines elsewhere."""
+
+import sys
+import time
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+LINE_EVERY_S = 10.0
+"""Seconds between plain lines when the output is not a terminal."""
+
+
+class PhaseProgress:
+    """`with PhaseProgress("train", total, "rows") as progress: progress.update(done, note="loss 0.1")`."""
+
+    def __init__(self, name: str, total: int, unit: str):
+        self.name, self.total, self.unit = name, max(1, total), unit
+        self.console = Console(stderr=True)
+        self.start = self.last_line = time.monotonic()
+        self.first_done: int | None = None
+        self.done = 0
+        self.note = ""
+        self.bar: Progress | None = None
+
+    def __enter__(self) -> "PhaseProgress":
+        if self.console.is_terminal:
+            self.bar = Progress(
+                TextColumn("{task.description:<10}"),
+                BarColumn(bar_width=24),
+                TextColumn("{task.percentage:3.0f}%"),
+                TimeElapsedColumn(),
+                TextColumn("eta"),
+                TimeRemainingColumn(),
+                TextColumn("{task.fields[note]}"),
+                console=self.console,
+            )
+            self.bar.start()
+            self.task = self.bar.add_task(self.name, total=self.total, note="")
+        return self
+
+    def update(self, done: int, note: str = "") -> None:
+        if self.first_done is None:
+            self.first_done = done
+        self.done, self.note = done, note
+        rate = self.rate()
+        shown = f"{rate:,.0f} {self.unit}/s {note}"
+        if self.bar:
+            self.bar.update(self.task, completed=done, note=shown)
+        elif time.monotonic() - self.last_line >= LINE_EVERY_S:
+            self._line(rate)
+
+    def rate(self) -> float:
+        """Units per second since the first update (what a resumed run had before does not count)."""
+        return (self.done - (self.first_done or 0)) / max(1e-9, time.monotonic() - self.start)
+
+    def _line(self, rate: float) -> None:
+        self.last_line = time.monotonic()
+        left = (self.total - self.done) / rate if rate > 0 else 0.0
+        sys.stderr.write(
+            f"{self.name}: {self.done:,}/{self.total:,} {self.unit} ({100 * self.done / self.total:.0f}%)"
+            f"  {rate:,.0f} {self.unit}/s  eta {left:.0f} s  {self.note}\n"
+        )
+        sys.stderr.flush()
+
+    def __exit__(self, *_: object) -> None:
+        if self.bar:
+            self.bar.stop()
+        elif self.done:
+            self._line(self.rate())
