@@ -13,7 +13,9 @@ PRECISIONS = ("fp32", "bf16")
 
 @dataclass(frozen=True, kw_only=True)
 class HostConfig:
-    model: str = text("one-layer-a", "the host model: a bundled name (one-layer-a, one-layer-b) or a host directory's URI")
+    model: str = text(
+        "one-layer-a", "the host model: a bundled name (one-layer-a, one-layer-b) or a host directory's URI"
+    )
     hook_point: str = text("mlp.post", "where activations are read")
 
 
@@ -42,7 +44,9 @@ class StreamConfig:
 class SaeJobConfig:
     variant: list[str] = axis(["relu"], "architecture", options=VARIANTS)
     expansion_factor: list[int] = axis([8], "features per input dimension", ge=1, le=1_048_576)
-    l1_coefficient: list[float] = axis([0.004], "weight of the L1 penalty, in units of the mean-over-elements MSE", ge=0.0, le=1e6)
+    l1_coefficient: list[float] = axis(
+        [0.004], "weight of the L1 penalty, in units of the mean-over-elements MSE", ge=0.0, le=1e6
+    )
     seed: list[int] = axis([0], "initialisation seed", ge=0, le=2**63 - 1)
 
 
@@ -57,7 +61,9 @@ class TrainConfig:
     beta2: float = number(0.999, "Adam's second decay", ge=0.0, le=0.9999999)
     eps: float = number(1e-8, "Adam's epsilon", gt=0.0, le=1.0)
     precision: str = choice("fp32", PRECISIONS, "of the matrix products; parameters, moments and sums stay fp32")
-    resample_steps: list[int] = field(default_factory=list, metadata={"help": "steps at which dead features are resampled", "ge": 1})
+    resample_steps: list[int] = field(
+        default_factory=list, metadata={"help": "steps at which dead features are resampled", "ge": 1}
+    )
     resample_window: int = number(12500, "a feature is dead if silent for this many steps before", ge=1, le=10**9)
     resample_rows: int = number(819200, "rows whose loss decides where features are reborn", ge=1, le=2**32)
     init_rows: int = number(8192, "rows whose geometric median initialises the decoder bias", ge=1, le=2**26)
@@ -71,7 +77,9 @@ class LearnerConfig:
     feature_shards: int = number(1, "slices of the feature axis (this version: 1)", ge=1, le=1)
     slots: int = number(1, "fixed parts that a batch's gradient is summed from", ge=1, le=4096)
     threads: int = number(2, "CPU threads of one learner process", ge=1, le=1024)
-    pack_parameters: int = number(50_000_000, "dictionaries are packed into one process up to this many parameters", ge=0, le=10**13)
+    pack_parameters: int = number(
+        50_000_000, "dictionaries are packed into one process up to this many parameters", ge=0, le=10**13
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,7 +90,9 @@ class EvalConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class TrackConfig:
-    wandb: str = choice("auto", ("auto", "online", "offline", "off"), "auto: online if WANDB_API_KEY is set, else offline")
+    wandb: str = choice(
+        "auto", ("auto", "online", "offline", "disabled"), "auto: online if WANDB_API_KEY is set, else offline"
+    )
     project: str = text("monosem", "W&B project")
     group: str = text("${name}", "W&B group of the sweep's runs")
 

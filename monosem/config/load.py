@@ -84,7 +84,9 @@ def _check_node(node, schema: type, source: str, prefix: str = "") -> None:
         value = OmegaConf.to_container(node, resolve=False)[key]
         if is_dataclass(hints[key]):
             if not isinstance(value, dict):
-                raise InputError(f"{source}: {name}={value!r}: is a section with keys {', '.join(get_type_hints(hints[key]))}")
+                raise InputError(
+                    f"{source}: {name}={value!r}: is a section with keys {', '.join(get_type_hints(hints[key]))}"
+                )
             _check_node(node._get_node(key), hints[key], source, name + ".")
         else:
             _refuse_resolvers(value, name, source)

@@ -1,8 +1,8 @@
 """Hosts at rest: three files in a directory, bundled with the package or in a store.
 
-    config.json          sizes, digest of the weights, and the model card's figures
-    model.safetensors    the weights
-    tokenizer.json       the tokenizer (Hugging Face `tokenizers` format)
+config.json          sizes, digest of the weights, and the model card's figures
+model.safetensors    the weights
+tokenizer.json       the tokenizer (Hugging Face `tokenizers` format)
 """
 
 import difflib

@@ -25,10 +25,32 @@ from monosem.text.generators import GENERATORS
 PIECE_CHARS = 4000
 """Longest document cut from a file; about 1,000 tokens."""
 
-PACKAGES = (
-    "torch numpy ray pyarrow s3fs fsspec omegaconf wandb tokenizers safetensors faker rich jinja2 "
-    "matplotlib pytest pip setuptools networkx sympy aiohttp botocore requests pydantic urllib3"
-).split()
+PACKAGES = [
+    "torch",
+    "numpy",
+    "ray",
+    "pyarrow",
+    "s3fs",
+    "fsspec",
+    "omegaconf",
+    "wandb",
+    "tokenizers",
+    "safetensors",
+    "faker",
+    "rich",
+    "jinja2",
+    "matplotlib",
+    "pytest",
+    "pip",
+    "setuptools",
+    "networkx",
+    "sympy",
+    "aiohttp",
+    "botocore",
+    "requests",
+    "pydantic",
+    "urllib3",
+]
 """Whose descriptions and licences serve as prose; one that is not installed is passed over."""
 
 LOCALES = {

@@ -9,28 +9,118 @@ import json
 from collections.abc import Callable
 from random import Random
 
-NOUNS = (
-    "river model archive garden engine signal window teacher market winter protein village theorem "
-    "letter harbour memory surface student mountain kernel circuit island recipe question bridge"
-).split()
-ADJECTIVES = (
-    "small quiet linear early broken distant useful sparse golden narrow public strange dense "
-    "simple northern careful hidden modern rapid common deep"
-).split()
-VERBS = (
-    "opens follows measures carries explains crosses describes repairs contains reaches supports "
-    "changes divides remembers replaces collects predicts returns"
-).split()
-ADVERBS = "slowly often rarely quickly always almost again together clearly nearly".split()
-PLACES = "in the north|at night|near the station|by hand|for years|under the hill|in June".split("|")
-SURNAMES = (
-    "Abel Baxter Cho Dvorak Eriksen Fontaine Gupta Hansen Ito Jansen Kowalski Lindqvist Moreau "
-    "Nakamura Okafor Petrov Quist Rossi Schmidt Tanaka Ueda Varga Weber Xu Yilmaz Zhang"
-).split()
-JOURNALS = (
-    "PLoS ONE|J. Appl. Phys.|Nature|Cell Rep.|Phys. Rev. Lett.|Proc. Natl. Acad. Sci. U.S.A.|"
-    "BMC Bioinformatics|Ann. Math.|IEEE Trans. Inf. Theory|J. Mol. Biol."
-).split("|")
+NOUNS = [
+    "river",
+    "model",
+    "archive",
+    "garden",
+    "engine",
+    "signal",
+    "window",
+    "teacher",
+    "market",
+    "winter",
+    "protein",
+    "village",
+    "theorem",
+    "letter",
+    "harbour",
+    "memory",
+    "surface",
+    "student",
+    "mountain",
+    "kernel",
+    "circuit",
+    "island",
+    "recipe",
+    "question",
+    "bridge",
+]
+ADJECTIVES = [
+    "small",
+    "quiet",
+    "linear",
+    "early",
+    "broken",
+    "distant",
+    "useful",
+    "sparse",
+    "golden",
+    "narrow",
+    "public",
+    "strange",
+    "dense",
+    "simple",
+    "northern",
+    "careful",
+    "hidden",
+    "modern",
+    "rapid",
+    "common",
+    "deep",
+]
+VERBS = [
+    "opens",
+    "follows",
+    "measures",
+    "carries",
+    "explains",
+    "crosses",
+    "describes",
+    "repairs",
+    "contains",
+    "reaches",
+    "supports",
+    "changes",
+    "divides",
+    "remembers",
+    "replaces",
+    "collects",
+    "predicts",
+    "returns",
+]
+ADVERBS = ["slowly", "often", "rarely", "quickly", "always", "almost", "again", "together", "clearly", "nearly"]
+PLACES = ["in the north", "at night", "near the station", "by hand", "for years", "under the hill", "in June"]
+SURNAMES = [
+    "Abel",
+    "Baxter",
+    "Cho",
+    "Dvorak",
+    "Eriksen",
+    "Fontaine",
+    "Gupta",
+    "Hansen",
+    "Ito",
+    "Jansen",
+    "Kowalski",
+    "Lindqvist",
+    "Moreau",
+    "Nakamura",
+    "Okafor",
+    "Petrov",
+    "Quist",
+    "Rossi",
+    "Schmidt",
+    "Tanaka",
+    "Ueda",
+    "Varga",
+    "Weber",
+    "Xu",
+    "Yilmaz",
+    "Zhang",
+]
+JOURNALS = [
+    "PLoS ONE",
+    "J. Appl. Phys.",
+    "Nature",
+    "Cell Rep.",
+    "Phys. Rev. Lett.",
+    "Proc. Natl. Acad. Sci. U.S.A.",
+    "BMC Bioinformatics",
+    "Ann. Math.",
+    "IEEE Trans. Inf. Theory",
+    "J. Mol. Biol.",
+]
 
 
 def sentence(rng: Random) -> str:
@@ -141,9 +231,15 @@ def latex(rng: Random) -> str:
     def term() -> str:
         a, g = rng.choice(letters), rng.choice(greek)
         return rng.choice(
-            [f"\\{g}_{{{a}}}", f"{a}^{{{rng.randint(2, 5)}}}", f"\\frac{{{a}}}{{\\{g}}}",
-             f"\\sum_{{i=1}}^{{n}} {a}_i", f"\\int_0^\\infty f({a})\\,d{a}", f"\\mathbb{{R}}^{{{a}}}",
-             f"\\left\\| {a} \\right\\|_2"]
+            [
+                f"\\{g}_{{{a}}}",
+                f"{a}^{{{rng.randint(2, 5)}}}",
+                f"\\frac{{{a}}}{{\\{g}}}",
+                f"\\sum_{{i=1}}^{{n}} {a}_i",
+                f"\\int_0^\\infty f({a})\\,d{a}",
+                f"\\mathbb{{R}}^{{{a}}}",
+                f"\\left\\| {a} \\right\\|_2",
+            ]
         )
 
     parts = [f"\\section{{On the {rng.choice(ADJECTIVES)} {rng.choice(NOUNS)}}}\n\\label{{sec:{rng.choice(NOUNS)}}}\n"]
@@ -165,7 +261,9 @@ def citations(rng: Random) -> str:
         title = f"{rng.choice(ADJECTIVES)} {rng.choice(NOUNS)} and {rng.choice(ADJECTIVES)} {rng.choice(NOUNS)}".capitalize()
         page, year = rng.randint(1, 900), rng.randint(1965, 2023)
         doi = f" doi: 10.1371/journal.pone.{rng.randint(1, 9999999):07d}." if rng.random() < 0.4 else ""
-        lines.append(f"{i + 1}. {authors} ({year}) {title}. {rng.choice(JOURNALS)} {rng.randint(1, 120)}: {page}-{page + rng.randint(2, 30)}.{doi}")
+        lines.append(
+            f"{i + 1}. {authors} ({year}) {title}. {rng.choice(JOURNALS)} {rng.randint(1, 120)}: {page}-{page + rng.randint(2, 30)}.{doi}"
+        )
     return "\n".join(lines) + "\n"
 
 
@@ -175,7 +273,9 @@ def nutrition(rng: Random) -> str:
     names = [r.strip() for r in rows.replace("kcal ", "kcal|").replace("mg ", "mg|").replace("g ", "g|").split("|")]
     out = []
     for _ in range(rng.randint(2, 5)):
-        out.append(f"Nutrition Facts: {rng.choice(ADJECTIVES)} {rng.choice(NOUNS)} cake\nServing Size {rng.randint(20, 250)} g\nAmount Per Serving  % Daily Value*")
+        out.append(
+            f"Nutrition Facts: {rng.choice(ADJECTIVES)} {rng.choice(NOUNS)} cake\nServing Size {rng.randint(20, 250)} g\nAmount Per Serving  % Daily Value*"
+        )
         for name in names:
             label, unit = name.split(":")
             out.append(f"  {label} {rng.uniform(0, 60):.1f} {unit}  {rng.randint(0, 99)}%")
@@ -197,17 +297,27 @@ def html(rng: Random) -> str:
         return f"{indent}<{tag}{attr}>\n{inner}{indent}</{tag}>\n"
 
     body = "".join(node(3, "\t") for _ in range(rng.randint(2, 4)))
-    return f"<!DOCTYPE html>\n<html lang=\"en\">\n<head>\n\t<title>{sentence(rng)}</title>\n</head>\n<body>\n{body}</body>\n</html>\n"
+    return f'<!DOCTYPE html>\n<html lang="en">\n<head>\n\t<title>{sentence(rng)}</title>\n</head>\n<body>\n{body}</body>\n</html>\n'
 
 
 def legal(rng: Random) -> str:
     """Numbered clauses in the register of contracts."""
-    out = [f"AGREEMENT made on {rng.randint(1, 28)} May {rng.randint(1990, 2024)} between {rng.choice(SURNAMES)} (the \"Seller\") and {rng.choice(SURNAMES)} (the \"Buyer\").\n"]
+    out = [
+        f'AGREEMENT made on {rng.randint(1, 28)} May {rng.randint(1990, 2024)} between {rng.choice(SURNAMES)} (the "Seller") and {rng.choice(SURNAMES)} (the "Buyer").\n'
+    ]
     for i in range(1, rng.randint(6, 12)):
         duty = rng.choice(["indemnify and hold harmless", "notify in writing", "deliver to", "reimburse"])
-        scope = rng.choice(["notwithstanding any provision to the contrary", "to the fullest extent permitted by law", "within thirty (30) days of the Effective Date"])
-        out.append(f"{i}.{rng.randint(1, 9)} The Seller shall, {scope}, {duty} the Buyer in respect of each {rng.choice(NOUNS)} hereunder. "
-                   f"No {rng.choice(['waiver', 'amendment', 'assignment'])} of Section {rng.randint(1, 9)} shall be effective unless executed by both Parties.")
+        scope = rng.choice(
+            [
+                "notwithstanding any provision to the contrary",
+                "to the fullest extent permitted by law",
+                "within thirty (30) days of the Effective Date",
+            ]
+        )
+        out.append(
+            f"{i}.{rng.randint(1, 9)} The Seller shall, {scope}, {duty} the Buyer in respect of each {rng.choice(NOUNS)} hereunder. "
+            f"No {rng.choice(['waiver', 'amendment', 'assignment'])} of Section {rng.randint(1, 9)} shall be effective unless executed by both Parties."
+        )
     return "\n".join(out) + "\n"
 
 

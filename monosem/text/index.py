@@ -83,9 +83,7 @@ def _build(store: Store, key: str, config: CorpusConfig, tokenizer: Tokenizer, r
         source = builtin.documents(config.seed)
     else:
         source = files.documents(config.source, config.text_column, config.domain_column, quarantine)
-    train, heldout = pack(
-        source, tokenizer, config.context_length, config.max_tokens, config.heldout_fraction, report
-    )
+    train, heldout = pack(source, tokenizer, config.context_length, config.max_tokens, config.heldout_fraction, report)
     for side, index in (("training", train), ("held-out", heldout)):
         if len(index.tokens_NT) == 0:
             reasons = ", ".join(f"{n} {why}" for why, n in sorted(quarantine.reasons.items()))

@@ -30,9 +30,7 @@ def run_pretrain(job: PretrainJob) -> list[str]:
     return [_one_host(store, job, tokenizer, corpus, number, seed) for number, seed in enumerate(job.seeds)]
 
 
-def _one_host(
-    store: Store, job: PretrainJob, tokenizer: Tokenizer, corpus: Corpus, number: int, seed: int
-) -> str:
+def _one_host(store: Store, job: PretrainJob, tokenizer: Tokenizer, corpus: Corpus, number: int, seed: int) -> str:
     name = f"{job.name}-{chr(ord('a') + number)}"
     prefix = f"hosts/{name}"
     if store.exists(f"{prefix}/config.json"):

@@ -1,0 +1,126 @@
+"""The commands: each takes parsed arguments, calls one stage, returns an exit code.
+
+Imports stand inside the functions, so that `monosem --help` and bad input do not wait for torch or Ray.
+"""
+
+import argparse
+import json
+import sys
+
+
+def _say(text: str) -> None:
+    sys.stdout.write(text + "\n")
+    sys.stdout.flush()
+
+
+def _document(value: object) -> None:
+    _say(json.dumps(value, indent=1, allow_nan=False))
+
+
+def sweep(args: argparse.Namespace) -> int:
+    from monosem.config.job import SweepJob
+    from monosem.config.load import load_job
+
+    return _run_sweep(load_job(SweepJob, args.job, args.overrides), args)
+
+
+def resume(args: argparse.Namespace) -> int:
+    from monosem.stages.resume import stored_job
+
+    return _run_sweep(stored_job(args.sweep), args)
+
+
+def _run_sweep(job, args: argparse.Namespace) -> int:
+    from monosem.stages.sweep import run_sweep
+
+    return run_sweep(job, _executor(args), _say)
+
+
+def _executor(args: argparse.Namespace):
+    if args.inline:
+        from monosem.stages.executor import InlineExecutor
+
+        return InlineExecutor()
+    from monosem.fleet.executor import RayExecutor
+
+    return RayExecutor(args.address)
+
+
+def submit(args: argparse.Namespace) -> int:
+    from monosem.config.job import SweepJob
+    from monosem.config.load import load_job
+    from monosem.fleet import jobs
+
+    job = load_job(SweepJob, args.job, args.overrides)
+    return jobs.submit(job, args.address, args.wait, _say)
+
+
+def status(args: argparse.Namespace) -> int:
+    from monosem.fleet import jobs
+
+    info = jobs.status(args.job_id, args.address)
+    if args.json:
+        _document(info)
+    else:
+        _say("  ".join(f"{key} {value}" for key, value in info.items() if value is not None))
+    return 0
+
+
+def logs(args: argparse.Namespace) -> int:
+    from monosem.fleet import jobs
+
+    jobs.logs(args.job_id, args.address, args.follow, sys.stdout)
+    return 0
+
+
+def stop(args: argparse.Namespace) -> int:
+    from monosem.fleet import jobs
+
+    _say(jobs.stop(args.job_id, args.address))
+    return 0
+
+
+def pretrain(args: argparse.Namespace) -> int:
+    from monosem.config.job import PretrainJob
+    from monosem.config.load import load_job
+    from monosem.stages.pretrain import run_pretrain
+
+    job = load_job(PretrainJob, args.job, args.overrides)
+    for prefix in run_pretrain(job):
+        _say(f"host: {job.store}/{prefix}")
+    return 0
+
+
+def evaluate(args: argparse.Namespace) -> int:
+    from monosem.stages.evaluate import evaluate_uri
+
+    metrics = evaluate_uri(args.uri)
+    if args.json:
+        _document(metrics)
+    else:
+        for name, value in metrics.items():
+            if isinstance(value, int | float):
+                _say(f"{name:20} {value:,.4f}" if isinstance(value, float) else f"{name:20} {value:,}")
+    return 0
+
+
+def runs(args: argparse.Namespace) -> int:
+    from monosem.report.table import show_table
+    from monosem.stages.listing import COLUMNS, all_rows
+    from monosem.store.store import open_store
+
+    rows = all_rows(open_store(args.store))
+    if args.json:
+        _document([{key: row[key] for key in COLUMNS} for row in rows])
+    else:
+        for name in dict.fromkeys(row["sweep"] for row in rows):
+            _say(f"sweep {name}")
+            show_table([row for row in rows if row["sweep"] == name])
+    return 0
+
+
+def pull(args: argparse.Namespace) -> int:
+    from monosem.stages.pull import pull_dictionary
+
+    _say(pull_dictionary(args.uri, args.directory))
+    return 0

@@ -1,0 +1,191 @@
+"""The command line: parse, hand over to a stage, and turn every error into one line and an exit code."""
+
+import argparse
+import os
+import sys
+
+from monosem import __version__
+from monosem.cli import commands
+from monosem.errors import InputError, MonosemError
+
+EXIT_CODES = """exit codes:
+  0  every run finished
+  1  a run failed
+  2  the input is wrong; nothing was started
+  3  interrupted; the same command resumes
+"""
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run one command; returns the exit code."""
+    try:
+        args = _parse(argv)
+        return args.run(args)
+    except MonosemError as error:
+        sys.stderr.write(f"monosem: {_one_line(str(error))}\n")
+        return error.exit_code
+    except KeyboardInterrupt:
+        sys.stderr.write("monosem: interrupted; the same command resumes\n")
+        return 3
+    except BrokenPipeError:  # the reader of our output went away, e.g. `monosem runs | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+
+
+def _parse(argv: list[str] | None) -> argparse.Namespace:
+    """Arguments, with `key=value` overrides allowed after options too."""
+    args, rest = _parser().parse_known_args(argv)
+    stray = [item for item in rest if item.startswith("-") or "=" not in item or not hasattr(args, "overrides")]
+    if stray:
+        raise InputError(f"unrecognized argument {stray[0]!r} (see monosem --help)")
+    if rest:
+        args.overrides += rest
+    return args
+
+
+def _one_line(text: str) -> str:
+    return "".join(c if c.isprintable() else " " for c in text.replace("\n", " "))
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str):
+        raise InputError(f"{message} (see {self.prog} --help)")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(
+        prog="monosem",
+        description="Train ladders of sparse-autoencoder dictionaries on one shared stream of activations.",
+        epilog=EXIT_CODES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=f"monosem {__version__}")
+    verbs = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    for add in (_sweep, _resume, _submit, _job_verbs, _pretrain, _evaluate, _runs, _pull):
+        add(verbs)
+    return parser
+
+
+def _verb(verbs, name: str, run, help: str, example: str) -> argparse.ArgumentParser:
+    parser = verbs.add_parser(
+        name,
+        help=help,
+        description=help,
+        epilog=f"example:\n  {example}\n\n{EXIT_CODES}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.set_defaults(run=run)
+    return parser
+
+
+def _job_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("job", metavar="JOB.yaml", help="the job file")
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="override a field, e.g. train.steps=100")
+
+
+def _where_arguments(parser: argparse.ArgumentParser) -> None:
+    where = parser.add_mutually_exclusive_group()
+    where.add_argument("--inline", action="store_true", help="in this process, without Ray")
+    where.add_argument(
+        "--address", metavar="auto|HOST:PORT", help="on a running Ray cluster (default: a Ray of its own)"
+    )
+
+
+def _sweep(verbs) -> None:
+    parser = _verb(
+        verbs,
+        "sweep",
+        commands.sweep,
+        "train a ladder of dictionaries here and wait; resumes what is not finished",
+        "monosem sweep jobs/quickstart.yaml train.steps=100 --inline",
+    )
+    _job_arguments(parser)
+    _where_arguments(parser)
+
+
+def _resume(verbs) -> None:
+    parser = _verb(
+        verbs,
+        "resume",
+        commands.resume,
+        "continue a sweep from what the store knows of it",
+        "monosem resume ./monosem-store/quickstart",
+    )
+    parser.add_argument("sweep", metavar="STORE/SWEEP", help="a store's path or URL, a slash, the sweep's name")
+    _where_arguments(parser)
+
+
+def _submit(verbs) -> None:
+    parser = _verb(
+        verbs,
+        "submit",
+        commands.submit,
+        "the same as sweep, as a job on a Ray cluster",
+        "monosem submit jobs/quickstart.yaml store=s3://bucket/root --address http://127.0.0.1:8265 --wait",
+    )
+    _job_arguments(parser)
+    _address(parser)
+    parser.add_argument("--wait", action="store_true", help="show the job's log until it ends, and end as it does")
+
+
+def _job_verbs(verbs) -> None:
+    for name, run, help in (
+        ("status", commands.status, "how a submitted job stands"),
+        ("logs", commands.logs, "what a submitted job printed"),
+        ("stop", commands.stop, "stop a submitted job after a checkpoint; submit it again to resume"),
+    ):
+        parser = _verb(
+            verbs, name, run, help, f"monosem {name} monosem-quickstart-1a2b3c --address http://127.0.0.1:8265"
+        )
+        parser.add_argument("job_id", metavar="JOB_ID")
+        _address(parser)
+        if name == "logs":
+            parser.add_argument("-f", "--follow", action="store_true", help="go on until the job ends")
+        if name == "status":
+            parser.add_argument("--json", action="store_true", help="one JSON document on stdout")
+
+
+def _address(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--address", required=True, metavar="http://HEAD:8265", help="the Ray dashboard")
+
+
+def _pretrain(verbs) -> None:
+    parser = _verb(
+        verbs,
+        "pretrain",
+        commands.pretrain,
+        "train one-layer transformers (the paper's hosts) into the store",
+        "monosem pretrain jobs/host_one_layer.yaml",
+    )
+    _job_arguments(parser)
+
+
+def _evaluate(verbs) -> None:
+    parser = _verb(
+        verbs,
+        "evaluate",
+        commands.evaluate,
+        "measure a finished dictionary again on its held-out text",
+        "monosem evaluate monosem-store/sweeps/quickstart/runs/8x --json",
+    )
+    parser.add_argument("uri", metavar="URI", help="the run's directory or URL in its store")
+    parser.add_argument("--json", action="store_true", help="one JSON document on stdout")
+
+
+def _runs(verbs) -> None:
+    parser = _verb(verbs, "runs", commands.runs, "list the runs in a store", "monosem runs ./monosem-store --json")
+    parser.add_argument("store", metavar="STORE")
+    parser.add_argument("--json", action="store_true", help="one JSON document on stdout")
+
+
+def _pull(verbs) -> None:
+    parser = _verb(
+        verbs,
+        "pull",
+        commands.pull,
+        "copy a finished dictionary to a local directory",
+        "monosem pull s3://bucket/root/sweeps/pile/runs/8x ./8x",
+    )
+    parser.add_argument("uri", metavar="URI", help="the run's directory or URL in its store")
+    parser.add_argument("directory", metavar="DIR", help="a new or empty local directory")
+    parser.add_argument("--format", choices=("monosem",), default="monosem", help="layout to write (SAELens opens it)")

@@ -1,0 +1,76 @@
+"""Evaluate a dictionary on held-out text: one record of figures and the feature densities."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from monosem.config.job import EvalConfig
+from monosem.evals.recovered import RecoveredMeter
+from monosem.evals.sparsity import density_histogram, measure_sparsity
+from monosem.host.transformer import OneLayerTransformer
+from monosem.sae.model import Sae
+from monosem.text.index import context_tokens
+from monosem.text.tokens import TokenIndex
+
+CONTEXTS_PER_BATCH = 16
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    metrics: dict
+    density_F: Tensor
+
+
+class Evaluator:
+    """Holds the held-out text and rows of one host and hook point; measures any number of dictionaries."""
+
+    def __init__(self, model: OneLayerTransformer, heldout: TokenIndex, hook_point: str, config: EvalConfig):
+        self.device = "cuda" if torch.cuda.is_available() else "cpu"
+        self.model, self.hook_point, self.config = model.to(self.device), hook_point, config
+        self.heldout = heldout
+        self.meter = RecoveredMeter(model, self._batches(config.contexts), hook_point)
+
+    def measure(self, sae: Sae) -> Evaluation:
+        """Figures of a dictionary: l0, fvu, loss recovered, dead fraction, density histogram."""
+        sae = sae.to(self.device)
+        sparsity = measure_sparsity(sae, self._rows())
+        recovered = self.meter.measure(sae)
+        metrics = {
+            "l0": sparsity.l0,
+            "fvu": sparsity.fvu,
+            "loss_recovered": recovered.loss_recovered,
+            "loss_clean": recovered.clean,
+            "loss_spliced": recovered.spliced,
+            "loss_zero_ablated": recovered.zero_ablated,
+            "dead_fraction": sparsity.dead_fraction,
+            "heldout_rows": sparsity.rows,
+            "density_histogram": density_histogram(sparsity.density_F),
+        }
+        return Evaluation(metrics, sparsity.density_F)
+
+    def neurons(self) -> dict:
+        """The hook point's own coordinates, as the baseline to compare L0 with: l0 and width."""
+        active, rows, width = 0, 0, self.model.width(self.hook_point)
+        for x in self._rows():
+            active += int(torch.count_nonzero(x))
+            rows += len(x)
+        return {"l0": active / rows, "d_in": width}
+
+    def _rows(self):
+        """Held-out activations: all tokens of as many contexts as `rows` asks for."""
+        contexts = -(-self.config.rows // self.heldout.tokens_NT.shape[1])
+        left = self.config.rows
+        for batch in self._batches(contexts):
+            x = self.model.capture(batch, self.hook_point).flatten(0, 1)[:left]
+            left -= len(x)
+            yield x
+
+    def _batches(self, n_contexts: int) -> list[Tensor]:
+        n = min(n_contexts, len(self.heldout.tokens_NT))
+        ids = np.arange(n)
+        return [
+            context_tokens(self.heldout, ids[i : i + CONTEXTS_PER_BATCH]).to(self.device)
+            for i in range(0, n, CONTEXTS_PER_BATCH)
+        ]

@@ -1,0 +1,57 @@
+"""Loss recovered: how much of what the hook point is worth survives the dictionary's reconstruction.
+
+    loss recovered = (zero-ablated - spliced) / (zero-ablated - clean)         Bricken et al. 2023
+
+in nats of next-token loss on held-out text. 1 is a perfect reconstruction, 0 is no better than zeros.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from monosem.evals.sparsity import row_chunks
+from monosem.host.transformer import OneLayerTransformer, next_token_loss
+from monosem.sae.model import Sae
+
+Edit = Callable[[Tensor], Tensor]
+
+
+@dataclass(frozen=True)
+class Recovered:
+    """Mean next-token losses, in nats."""
+
+    clean: float
+    spliced: float
+    zero_ablated: float
+
+    @property
+    def loss_recovered(self) -> float:
+        return (self.zero_ablated - self.spliced) / (self.zero_ablated - self.clean)
+
+
+@torch.no_grad()
+def edited_loss(model: OneLayerTransformer, batches: Sequence[Tensor], hook_point: str, edit: Edit) -> float:
+    """Mean loss over token batches [B, T] with `edit` applied at the hook point."""
+    total, contexts = 0.0, 0
+    for tokens in batches:
+        total += float(next_token_loss(model(tokens, {hook_point: edit}), tokens)) * len(tokens)
+        contexts += len(tokens)
+    return total / contexts
+
+
+class RecoveredMeter:
+    """Measures many dictionaries on the same text; clean and zero-ablated loss are computed once."""
+
+    def __init__(self, model: OneLayerTransformer, batches: Sequence[Tensor], hook_point: str):
+        self.model, self.batches, self.hook_point = model, batches, hook_point
+        self.clean = edited_loss(model, batches, hook_point, lambda x: x)
+        self.zero_ablated = edited_loss(model, batches, hook_point, torch.zeros_like)
+
+    def measure(self, sae: Sae) -> Recovered:
+        def splice(x: Tensor) -> Tensor:
+            rows = x.to(sae.W_enc.dtype).flatten(0, -2)
+            return torch.cat([sae(piece) for piece in row_chunks(rows, sae.config.d_sae)]).view_as(x).to(x.dtype)
+
+        return Recovered(self.clean, edited_loss(self.model, self.batches, self.hook_point, splice), self.zero_ablated)

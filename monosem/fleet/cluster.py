@@ -1,0 +1,67 @@
+"""Reaching a Ray: one of our own for the length of a sweep, or one that is running."""
+
+import os
+import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from monosem.errors import InputError
+from monosem.stages.spec import SweepSpec
+
+WINDOW = 3
+"""Segments a shard works ahead of the slowest reader; bounds what it holds."""
+BYTES_PER_VALUE = 4
+SPARE_BYTES = 200 * 2**20
+
+
+def object_store_bytes(spec: SweepSpec) -> int:
+    """What the stream keeps in the object store: items of the blocks in the shuffle, and parts ahead of readers."""
+    segment = spec.order.segment_rows * spec.d_in * BYTES_PER_VALUE
+    blocks = spec.order.generations + WINDOW + 2
+    parts = 2 * (WINDOW + 2)
+    return (blocks + parts) * segment + SPARE_BYTES
+
+
+def set_environment(address: str | None) -> None:
+    """Settings that Ray reads when it is imported; call this before anything imports it.
+
+    A Ray of our own gets a random token that only this process tree knows. Elsewhere token authentication is
+    turned on where a token is set up, which Ray's own tools do not do by themselves.
+    """
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    os.environ.setdefault("RAY_DEDUP_LOGS", "0")
+    if "RAY_AUTH_MODE" in os.environ:
+        return
+    if address is None:
+        os.environ["RAY_AUTH_MODE"] = "token"
+        os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
+        return
+    path = os.environ.get("RAY_AUTH_TOKEN_PATH") or str(Path.home() / ".ray" / "auth_token")
+    if os.environ.get("RAY_AUTH_TOKEN") or Path(path).exists():
+        os.environ["RAY_AUTH_MODE"] = "token"
+
+
+@contextmanager
+def connected(address: str | None, store_bytes: int) -> Iterator[None]:
+    """Inside, Ray is initialised: a local one, closed to others, or the one at `address`."""
+    import ray
+
+    try:
+        if address is None:
+            ray.init(
+                address="local",
+                include_dashboard=False,
+                object_store_memory=store_bytes,
+                log_to_driver=True,
+                logging_level="warning",
+            )
+        else:
+            ray.init(address=address, log_to_driver=True, logging_level="warning")
+    except (ConnectionError, ValueError, RuntimeError) as error:
+        raise InputError(f"cannot start or reach Ray (--address {address}): {error}") from error
+    try:
+        yield
+    finally:
+        ray.shutdown()

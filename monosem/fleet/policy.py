@@ -1,0 +1,37 @@
+"""What to do when a learner process dies: a pure decision, no Ray.
+
+The death of a pack's process says nothing about which of its runs is to blame. It is restarted from the
+checkpoints; if it dies again and again, its runs are parted, so that one that kills its process cannot
+harm the others; one that still dies alone is given up.
+"""
+
+from dataclasses import dataclass
+from enum import Enum
+
+RESTARTS = 3
+"""Deaths without progress (no new checkpoint in between) before runs are parted, or one is given up."""
+
+
+class Action(Enum):
+    restart = "restart"
+    part = "part"
+    give_up = "give_up"
+
+
+@dataclass(frozen=True)
+class PackHistory:
+    """deaths: since the last progress; step: the lowest checkpointed step seen at the last death."""
+
+    deaths: int = 0
+    step: int = -1
+
+
+def after_death(history: PackHistory, step: int, runs: int) -> tuple[Action, PackHistory]:
+    """The action after a death at which the lowest checkpoint was at `step`, and the new history."""
+    deaths = 1 if step > history.step else history.deaths + 1
+    new = PackHistory(deaths, max(step, history.step))
+    if deaths <= RESTARTS:
+        return Action.restart, new
+    if runs > 1:
+        return Action.part, PackHistory(0, new.step)
+    return Action.give_up, new

@@ -1,0 +1,88 @@
+"""The training loop of a pack: several runs of a sweep in one process, each batch read once for all.
+
+Runs are isolated: what one of them raises ends that run and no other. All of them may stand at
+different steps after a restart; the ones furthest behind go first until they have caught up.
+"""
+
+import time
+from collections.abc import Callable
+
+from monosem.config.job import TrainConfig
+from monosem.errors import Interrupted
+from monosem.evals.evaluate import Evaluator
+from monosem.learn.recent import RecentRows
+from monosem.learn.run import Run
+from monosem.stream.reader import RowReader
+from monosem.threads import torch_threads
+
+
+class PackLoop:
+    def __init__(
+        self,
+        runs: list[Run],
+        train: TrainConfig,
+        reader: RowReader,
+        make_evaluator: Callable[[], Evaluator],
+        threads: int,
+        should_stop: Callable[[], bool] = lambda: False,
+        report: Callable[["PackLoop"], None] = lambda loop: None,
+    ):
+        self.runs, self.train, self.reader = runs, train, reader
+        self.make_evaluator, self.threads = make_evaluator, threads
+        self.should_stop, self.report = should_stop, report
+        self.recent = RecentRows(reader, train.resample_steps, train.batch_size, train.resample_rows)
+        self.manifests: dict[str, dict] = {}
+        self.started, self.waited_before = time.monotonic(), reader.wait_s
+
+    def run(self) -> None:
+        """Train all runs to the end; raises Interrupted (after a checkpoint) if asked to stop."""
+        with torch_threads(self.threads):
+            while active := self._active():
+                if self.should_stop():
+                    for run in self._active():
+                        self._guard(run, run.commit)
+                    raise Interrupted(f"stopped at step {min(r.step for r in active)}")
+                self._one_step(active)
+                self.report(self)
+            self._finish()
+            self.report(self)
+
+    def wait_share(self) -> float:
+        """Share of the time so far that was spent waiting for rows."""
+        return (self.reader.wait_s - self.waited_before) / max(1e-9, time.monotonic() - self.started)
+
+    def _active(self) -> list[Run]:
+        return [r for r in self.runs if r.error is None and r.step < self.train.steps]
+
+    def _one_step(self, active: list[Run]) -> None:
+        n, B = min(r.step for r in active), self.train.batch_size
+        behind = [r for r in active if r.step == n]
+        if n in self.train.resample_steps:
+            rows = self.recent.before(n)
+            for run in behind:
+                self._guard(run, run.resample, rows)
+        x = self.reader.rows(n * B, (n + 1) * B)
+        self.recent.add(n, x)
+        for run in behind:
+            if run.error is None:
+                self._guard(run, run.train_step, x)
+        if (n + 1) % self.train.checkpoint_every == 0 and n + 1 < self.train.steps:
+            for run in behind:
+                if run.error is None:
+                    self._guard(run, run.commit)
+
+    def _finish(self) -> None:
+        done = [r for r in self.runs if r.error is None]
+        for run in done:
+            self._guard(run, run.commit)  # evaluation may be interrupted; training is not done twice
+        evaluator = self.make_evaluator() if done else None
+        for run in done:
+            if run.error is None and evaluator is not None:
+                self._guard(run, lambda run=run: self.manifests.update({run.name: run.finish(evaluator)}))
+
+    def _guard(self, run: Run, action: Callable, *args: object) -> None:
+        """Do something for one run; an exception ends that run only."""
+        try:
+            action(*args)
+        except Exception as error:
+            run.fail(error)

@@ -1,0 +1,142 @@
+"""One run of a sweep while it trains: its learner, checkpoints, curve, tracker, and its result."""
+
+import contextlib
+import json
+import math
+import time
+
+from torch import Tensor
+
+from monosem.config.job import TrainConfig
+from monosem.errors import Diverged, StoreError
+from monosem.evals.evaluate import Evaluator
+from monosem.learn.learner import Learner
+from monosem.store import layout
+from monosem.store.checkpoints import CheckpointLog
+from monosem.store.dictionary import write_dictionary
+from monosem.store.store import Store
+from monosem.store.tensors import pack_json
+from monosem.track.tracker import Tracker
+
+
+class Run:
+    """Ties a learner to its place in the store.
+
+    prefix   where the run lives in the store
+    record   what is known of it before training: names, config, lineage (goes into monosem.json)
+    """
+
+    def __init__(self, name: str, learner: Learner, store: Store, prefix: str, record: dict, tracker: Tracker):
+        self.name, self.learner, self.store, self.prefix = name, learner, store, prefix
+        self.record, self.tracker = record, tracker
+        self.train: TrainConfig = learner.train
+        self.checkpoints = CheckpointLog(store, f"{prefix}/checkpoints")
+        self.pending: list[dict] = []  # curve points since the last checkpoint
+        self.last_point: dict = {}
+        self.error: str | None = None
+        self.started, self.started_at = time.monotonic(), 0
+        self.committed_at = -1
+
+    @property
+    def step(self) -> int:
+        return self.learner.steps_done
+
+    def restore(self) -> bool:
+        """Continue from the last checkpoint; False if there is none."""
+        checkpoint = self.checkpoints.last()
+        self._drop_curve_after(checkpoint.step if checkpoint else 0)
+        if checkpoint is None:
+            return False
+        self.learner.load_state(checkpoint.tensors, checkpoint.step)
+        self.started_at = self.committed_at = checkpoint.step
+        return True
+
+    def train_step(self, x: Tensor) -> None:
+        metrics = self.learner.step(x)
+        if self.step % self.train.log_every == 0 or self.step == self.train.steps:
+            self._log({name: float(value) for name, value in metrics.items()})
+
+    def resample(self, x: Tensor) -> None:
+        reborn = self.learner.resample(x)
+        self.tracker.log({"resampled": reborn}, self.step)
+        self.pending.append({"step": self.step, "resampled": reborn})
+
+    def commit(self) -> None:
+        """Make the present state the newest checkpoint. Nothing that is not finite is ever committed."""
+        if self.committed_at == self.step:
+            return
+        self.learner.check_finite()
+        self._put_curve()
+        self.checkpoints.commit(self.step, self.learner.state(), {})
+        self.committed_at = self.step
+
+    def finish(self, evaluator: Evaluator) -> dict:
+        """Evaluate, write the dictionary, and let the checkpoints go. Returns the manifest."""
+        self.learner.check_finite()
+        self._put_curve()
+        self.store.put(f"{self.prefix}/{layout.METRICS}", self._whole_curve())
+        sae = self.learner.sae.to("cpu")
+        evaluation = evaluator.measure(sae)
+        record = self.record | {
+            "step": self.step,
+            "rows": self.step * self.train.batch_size,
+            "metrics": evaluation.metrics,
+            "timing": {"rows_per_s": round(self.rows_per_s(), 1)},
+        }
+        metadata = {key: self.record["host"][key] for key in ("model_name", "hook_name")} | {
+            "context_size": self.record["corpus"]["context_length"],
+            "dataset_path": self.record["corpus"]["source"],
+        }
+        manifest = write_dictionary(self.store, self.prefix, sae, evaluation.density_F, metadata, record)
+        self.store.delete(f"{self.prefix}/{layout.FAILED}")
+        self.tracker.finish({k: v for k, v in evaluation.metrics.items() if isinstance(v, int | float)})
+        self.clear_training_state()
+        return manifest
+
+    def fail(self, error: BaseException) -> None:
+        """Note why the run ended. Its checkpoints stay: the next attempt starts from them."""
+        self.error = f"{type(error).__name__}: {error}"
+        with contextlib.suppress(StoreError):  # the store may be what failed; the caller reports self.error
+            self.store.put(f"{self.prefix}/{layout.FAILED}", pack_json({"error": self.error, "step": self.step}))
+        self.tracker.finish({}, failed=True)
+
+    def rows_per_s(self) -> float:
+        """Rows trained per second since this attempt began."""
+        return (self.step - self.started_at) * self.train.batch_size / max(1e-9, time.monotonic() - self.started)
+
+    def clear_training_state(self) -> None:
+        self.checkpoints.clear()
+        for name in self.store.list(f"{self.prefix}/curve"):
+            self.store.delete(f"{self.prefix}/curve/{name}")
+
+    def _log(self, metrics: dict[str, float]) -> None:
+        if not math.isfinite(metrics["loss"]):
+            raise Diverged(f"the loss is {metrics['loss']} at step {self.step}; try a lower train.lr")
+        dead = self.learner.dead(self.train.resample_window)
+        point = {
+            "step": self.step,
+            "rows": self.step * self.train.batch_size,
+            **metrics,
+            "dead_fraction": float(dead.double().mean()),
+        }
+        self.pending.append(point)
+        self.last_point = point
+        self.tracker.log({k: v for k, v in point.items() if k != "step"}, self.step)
+
+    def _put_curve(self) -> None:
+        """Points since the last checkpoint, in an object named by the step they reach to."""
+        if not self.pending:
+            return
+        lines = "".join(json.dumps(point) + "\n" for point in self.pending)
+        self.store.put(f"{self.prefix}/curve/{self.step:012d}.jsonl", lines.encode())
+        self.pending = []
+
+    def _drop_curve_after(self, step: int) -> None:
+        """Points that a killed attempt wrote beyond its last checkpoint will be written again."""
+        for name in self.store.list(f"{self.prefix}/curve"):
+            if int(name.split(".")[0]) > step:
+                self.store.delete(f"{self.prefix}/curve/{name}")
+
+    def _whole_curve(self) -> bytes:
+        names = self.store.list(f"{self.prefix}/curve")
+        return b"".join(self.store.get(f"{self.prefix}/curve/{name}") for name in names)

@@ -1,0 +1,100 @@
+"""The plots of the summary page, as SVG text with real text in it and no fixed colours for axes."""
+
+import io
+
+import matplotlib
+from matplotlib.figure import Figure
+
+COLOURS = ("#4477aa", "#ee6677", "#228833", "#ccbb44", "#66ccee", "#aa3377", "#bb5566", "#004488", "#997700")
+INK = "#123456"
+"""A colour nothing else uses; replaced by `currentColor`, so that axes follow the page's light or dark mode."""
+
+
+def recovered_plot(runs: list[dict], neurons_l0: float) -> str:
+    """L0 against loss recovered, one point per run; further left and higher is better."""
+    figure, axes = _figure()
+    for row, colour in zip(runs, _colours(len(runs)), strict=True):
+        l0, recovered = row["metrics"]["l0"], row["metrics"]["loss_recovered"]
+        axes.plot([l0], [recovered], "o", color=colour, markersize=8)
+        axes.annotate(row["run"], (l0, recovered), xytext=(7, -3), textcoords="offset points", color=INK, fontsize=9)
+    axes.axvline(neurons_l0, color="#999999", linestyle=":", linewidth=1.2)
+    axes.annotate(
+        "neurons",
+        (neurons_l0, 1),
+        xytext=(-4, -12),
+        textcoords="offset points",
+        ha="right",
+        color="#999999",
+        fontsize=9,
+    )
+    axes.axhline(1, color="#999999", linewidth=0.6)
+    axes.set_xlim(left=0)
+    axes.set_xlabel("L0: active features per token")
+    axes.set_ylabel("loss recovered")
+    return _svg(figure)
+
+
+def fvu_plot(runs: list[dict]) -> str:
+    """Fraction of variance unexplained against the number of features."""
+    figure, axes = _figure()
+    rows = sorted(runs, key=lambda row: row["d_sae"])
+    axes.plot([r["d_sae"] for r in rows], [r["metrics"]["fvu"] for r in rows], color="#999999", linewidth=0.8)
+    for row, colour in zip(runs, _colours(len(runs)), strict=True):
+        axes.plot([row["d_sae"]], [row["metrics"]["fvu"]], "o", color=colour, markersize=8)
+    axes.set_xscale("log", base=2)
+    axes.set_xticks(sorted({r["d_sae"] for r in rows}), [f"{n:,}" for n in sorted({r["d_sae"] for r in rows})])
+    axes.minorticks_off()
+    axes.set_ylim(bottom=0)
+    axes.set_xlabel("features")
+    axes.set_ylabel("FVU")
+    return _svg(figure)
+
+
+def density_plot(runs: list[dict]) -> str:
+    """Histogram of log10 feature density, one outline per run."""
+    figure, axes = _figure(width=7.4)
+    for row, colour in zip(runs, _colours(len(runs)), strict=True):
+        h = row["metrics"]["density_histogram"]
+        axes.stairs(h["counts"], h["edges"], color=colour, label=f"{row['run']} ({h['dead']:,} dead)", linewidth=1.6)
+    axes.set_xlabel("log10 of the share of tokens on which a feature is active")
+    axes.set_ylabel("features")
+    axes.set_xlim(-6, 0)
+    axes.legend(frameon=False, labelcolor=INK, fontsize=9)
+    return _svg(figure)
+
+
+def curve_plot(curves: dict[str, list[dict]]) -> str:
+    """Training FVU against rows seen, one line per run."""
+    figure, axes = _figure(width=7.4)
+    for (name, points), colour in zip(curves.items(), _colours(len(curves)), strict=True):
+        points = [p for p in points if "fvu" in p]
+        axes.plot([p["rows"] for p in points], [p["fvu"] for p in points], color=colour, label=name, linewidth=1.4)
+    axes.set_yscale("log")
+    axes.set_xlabel("rows")
+    axes.set_ylabel("FVU of the batch")
+    axes.legend(frameon=False, labelcolor=INK, fontsize=9)
+    return _svg(figure)
+
+
+def _colours(n: int) -> list[str]:
+    return [COLOURS[i % len(COLOURS)] for i in range(n)]
+
+
+def _figure(width: float = 5.2):
+    figure = Figure(figsize=(width, 3.6), layout="constrained")
+    axes = figure.add_subplot()
+    axes.spines[["top", "right"]].set_visible(False)
+    for spine in axes.spines.values():
+        spine.set_color(INK)
+    axes.tick_params(colors=INK, labelsize=9)
+    axes.xaxis.label.set_color(INK)
+    axes.yaxis.label.set_color(INK)
+    return figure, axes
+
+
+def _svg(figure: Figure) -> str:
+    out = io.StringIO()
+    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": "monosem", "font.family": "sans-serif"}):
+        figure.savefig(out, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
+    text = out.getvalue()
+    return text[text.index("<svg") :].replace(INK, "currentColor")

@@ -1,0 +1,35 @@
+"""Tables of runs for the terminal, within 80 columns."""
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+
+def show_table(rows: list[dict], console: Console | None = None) -> None:
+    """One line per run: features, L0, FVU, loss recovered, dead share, rows/s; "-" for what was not measured."""
+    console = console or Console(width=80)
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    table.add_column("run", overflow="fold")
+    for name in ("features", "L0", "FVU", "recovered", "dead", "rows/s"):
+        table.add_column(name, justify="right", no_wrap=True)
+    table.add_column("state")
+    for row in rows:
+        table.add_row(*(Text(cell) for cell in _cells(row)))
+    console.print(table)
+
+
+def _cells(row: dict) -> list[str]:
+    def shown(key: str, form: str) -> str:
+        return "-" if row.get(key) is None else format(row[key], form)
+
+    state = row["state"] if row["state"] in ("finished", "pending") else f"{row['state']} @{row['step']}"
+    return [
+        row["run"],
+        shown("d_sae", ",d"),
+        shown("l0", ".1f"),
+        shown("fvu", ".3f"),
+        shown("loss_recovered", ".3f"),
+        shown("dead_fraction", ".1%"),
+        shown("rows_per_s", ",.0f"),
+        state,
+    ]

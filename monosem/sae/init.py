@@ -1,0 +1,55 @@
+"""Starting points: Kaiming-uniform weights from counter-based random words, and the geometric median."""
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from monosem.rows.permute import INIT, uniforms
+from monosem.sae.config import SaeConfig
+from monosem.sae.model import Sae
+
+ENCODER, DECODER = 0, 1
+BLOCK = 1 << 20
+"""Random numbers drawn at a time; part of the definition of the initial weights."""
+
+
+def init_sae(config: SaeConfig, b_dec: Tensor | None = None) -> Sae:
+    """Untrained SAE: PyTorch's default for linear layers, decoder rows scaled to unit norm, b_enc zero.
+
+    `b_dec` [D] is the geometric median of the data (zero if not given). Bricken et al. 2023,
+    "Autoencoder Training". The weights are a function of the config alone.
+    """
+    D, F = config.d_in, config.d_sae
+    W_enc = _uniform(config.seed, ENCODER, (D, F), bound=D**-0.5)
+    W_dec = _uniform(config.seed, DECODER, (F, D), bound=F**-0.5)
+    W_dec /= W_dec.norm(dim=1, keepdim=True)
+    b_dec = torch.zeros(D) if b_dec is None else b_dec.clone().float()
+    return Sae(config, W_enc, torch.zeros(F), W_dec, b_dec)
+
+
+def _uniform(seed: int, which: int, shape: tuple[int, int], bound: float) -> Tensor:
+    n = shape[0] * shape[1]
+    out = np.empty(n, dtype=np.float32)
+    for block, lo in enumerate(range(0, n, BLOCK)):
+        hi = min(n, lo + BLOCK)
+        out[lo:hi] = (2 * uniforms(seed, INIT, 2 * block + which, hi - lo) - 1) * bound
+    return torch.from_numpy(out).reshape(shape)
+
+
+def geometric_median(x_BD: Tensor, max_iterations: int = 200, tolerance: float = 1e-7) -> Tensor:
+    """The point with the least sum of Euclidean distances to the rows, by Weiszfeld's iteration.
+
+    float64 inside; returns float32 [D]. Stops when a step moves it by less than `tolerance` times the
+    rows' mean distance.
+    """
+    x = x_BD.double()
+    median = x.mean(dim=0)
+    for _ in range(max_iterations):
+        distance = (x - median).norm(dim=1)
+        weight = 1.0 / distance.clamp_min(1e-12 + 1e-9 * float(distance.mean()))
+        moved = (x * weight[:, None]).sum(dim=0) / weight.sum()
+        step = float((moved - median).norm())
+        median = moved
+        if step <= tolerance * float(distance.mean()):
+            break
+    return median.float()

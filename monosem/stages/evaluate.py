@@ -1,0 +1,36 @@
+"""`monosem evaluate`: measure a finished dictionary again, on the held-out text it was evaluated on."""
+
+from monosem.config.job import EvalConfig
+from monosem.errors import InputError
+from monosem.evals.evaluate import Evaluator
+from monosem.host.stored import load_host
+from monosem.store import layout
+from monosem.store.dictionary import load
+from monosem.store.store import open_store
+from monosem.store.tensors import unpack_json
+from monosem.text import index
+
+
+def evaluate_uri(uri: str) -> dict:
+    """Metrics of the dictionary at `uri`, a run's directory inside its store."""
+    uri = uri.rstrip("/")
+    try:
+        record = unpack_json(open_store(uri).get(layout.FINISHED), uri)
+    except FileNotFoundError:
+        raise InputError(f"{uri}: no finished dictionary there ({layout.FINISHED} is missing)") from None
+    root = uri.removesuffix("/" + layout.run(record["sweep"], record["run"]))
+    if root == uri:
+        raise InputError(
+            f"{uri}: evaluate needs the run inside its store (.../{layout.run(record['sweep'], record['run'])})"
+        )
+    try:
+        corpus = index.load(open_store(root), record["corpus"]["key"])
+    except FileNotFoundError:
+        raise InputError(f"{uri}: its corpus {record['corpus']['key']} is not in {root}") from None
+    host = load_host(record["host"]["model"])
+    if host.digest != record["host"]["digest"]:
+        raise InputError(f"{uri}: host {record['host']['model']} is not the one it was trained on")
+    evaluator = Evaluator(
+        host.model, corpus.heldout, record["host"]["hook_name"], EvalConfig(**record["config"]["evaluate"])
+    )
+    return evaluator.measure(load(uri)).metrics

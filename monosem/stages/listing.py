@@ -1,0 +1,70 @@
+"""What is in a store: the rows of `monosem runs`."""
+
+from monosem.errors import InputError
+from monosem.store import layout
+from monosem.store.checkpoints import CheckpointLog
+from monosem.store.store import Store
+from monosem.store.tensors import unpack_json
+
+COLUMNS = [
+    "sweep",
+    "run",
+    "state",
+    "uri",
+    "d_in",
+    "d_sae",
+    "expansion_factor",
+    "variant",
+    "l1_coefficient",
+    "seed",
+    "step",
+    "rows",
+    "l0",
+    "fvu",
+    "loss_recovered",
+    "dead_fraction",
+    "digest",
+]
+"""Keys of a row of `runs --json`; a field that was not measured is None."""
+
+
+def all_rows(store: Store) -> list[dict]:
+    """One row per run of every sweep in the store. A store without sweeps is an InputError."""
+    names = store.list("sweeps")
+    if not names:
+        raise InputError(f"{store.url}: no sweeps there")
+    return [row for name in names for row in run_rows(store, name)]
+
+
+def run_rows(store: Store, sweep: str) -> list[dict]:
+    """One row per run of a sweep, in the sweep's order."""
+    path = layout.manifest(sweep)
+    try:
+        manifest = unpack_json(store.get(path), path)
+    except FileNotFoundError:
+        raise InputError(f"{store.url}: no sweep {sweep!r} there") from None
+    return [_row(store, sweep, name, manifest) for name in manifest["runs"]]
+
+
+def _row(store: Store, sweep: str, run: str, manifest: dict) -> dict:
+    prefix = layout.run(sweep, run)
+    row = dict.fromkeys(COLUMNS) | {"sweep": sweep, "run": run, "uri": f"{store.url}/{prefix}"}
+    try:
+        record = unpack_json(store.get(f"{prefix}/{layout.FINISHED}"), f"{prefix}/{layout.FINISHED}")
+    except FileNotFoundError:
+        return row | _unfinished(store, prefix, manifest)
+    known = {key: record[key] for key in COLUMNS if key in record}
+    measured = {key: record["metrics"].get(key) for key in ("l0", "fvu", "loss_recovered", "dead_fraction")}
+    timing = {"rows_per_s": record.get("timing", {}).get("rows_per_s")}
+    return row | known | measured | timing | {"state": "finished"}
+
+
+def _unfinished(store: Store, prefix: str, manifest: dict) -> dict:
+    steps = CheckpointLog(store, f"{prefix}/checkpoints").steps()
+    step = steps[-1] if steps else 0
+    batch = manifest["identity"]["train"]["batch_size"]
+    if store.exists(f"{prefix}/{layout.FAILED}"):
+        state = "failed"
+    else:
+        state = "unfinished" if steps else "pending"
+    return {"state": state, "step": step, "rows": step * batch}

@@ -1,0 +1,30 @@
+"""`monosem resume STORE/SWEEP`: the job of a sweep as its store remembers it."""
+
+import tempfile
+from pathlib import Path
+
+from omegaconf import OmegaConf
+
+from monosem.config.job import SweepJob
+from monosem.config.load import load_job
+from monosem.errors import InputError
+from monosem.store import layout
+from monosem.store.store import open_store
+from monosem.store.tensors import unpack_json
+
+
+def stored_job(uri: str) -> SweepJob:
+    """The job recorded in the sweep's manifest, with the store it was found in."""
+    root, _, name = uri.rstrip("/").rpartition("/")
+    if not root or not name:
+        raise InputError(f"{uri!r}: write STORE/SWEEP, for example ./monosem-store/quickstart")
+    root = root.removesuffix("/sweeps")
+    path = layout.manifest(name)
+    try:
+        job = unpack_json(open_store(root).get(path), path)["job"]
+    except FileNotFoundError:
+        raise InputError(f"{uri}: no sweep {name!r} in {root}") from None
+    with tempfile.TemporaryDirectory() as directory:
+        file = Path(directory) / "job.yaml"
+        file.write_text(OmegaConf.to_yaml(OmegaConf.create(job | {"store": root})))
+        return load_job(SweepJob, str(file), [])

@@ -1,0 +1,101 @@
+"""`monosem sweep`: prepare, train what is not finished, and show what came out.
+
+The executor that does the training is handed in by the command line, so that this file knows no Ray.
+"""
+
+import signal
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from monosem.config.job import SweepJob
+from monosem.errors import Interrupted
+from monosem.report.summary import write_summary
+from monosem.report.table import show_table
+from monosem.stages.executor import Executor, Status
+from monosem.stages.learning import make_evaluator
+from monosem.stages.listing import run_rows
+from monosem.stages.prepare import prepare_sweep, run_states
+from monosem.stages.spec import RunSpec, SweepSpec
+from monosem.store import layout
+from monosem.store.store import Store, open_store
+from monosem.track.progress import PhaseProgress
+
+
+def run_sweep(job: SweepJob, executor: Executor, say: Callable[[str], None]) -> int:
+    """Do the whole sweep. Returns the exit code: 0, or 1 if a run failed; raises Interrupted when told to stop."""
+    store = open_store(job.store)
+    with PhaseProgress("tokenise", job.corpus.max_tokens, "tokens") as progress:
+        spec = prepare_sweep(job, store, progress.update, executor.local)
+    states = run_states(store, spec)
+    open_runs = [run for run in spec.runs if states[run.name] == "open"]
+    _announce(spec, open_runs, say)
+    errors: dict[str, str] = {}
+    if open_runs:
+        errors = _train(spec, open_runs, executor).errors
+        for name, error in errors.items():
+            say(f"run {name} failed: {error}")
+    if open_runs or not store.exists(layout.summary(job.name)):
+        finish(store, spec, say)
+    else:
+        show_table(run_rows(store, job.name))
+        say(f"summary: {store.url}/{layout.summary(job.name)}")
+    return 1 if errors else 0
+
+
+def finish(store: Store, spec: SweepSpec, say: Callable[[str], None]) -> None:
+    """The final table and summary.html, from what is in the store."""
+    rows = run_rows(store, spec.job.name)
+    show_table(rows)
+    if any(row["state"] == "finished" for row in rows):
+        neurons = make_evaluator(spec, store).neurons()
+        say(f"summary: {write_summary(store, spec.job.name, neurons)}")
+
+
+def _announce(spec: SweepSpec, open_runs: list[RunSpec], say: Callable[[str], None]) -> None:
+    job, order = spec.job, spec.order
+    if not open_runs:
+        say(f"sweep {job.name}: all {len(spec.runs)} runs are finished, nothing to do")
+        return
+    rows = job.train.steps * job.train.batch_size
+    epoch = order.contexts_per_epoch * order.rows_per_context
+    say(
+        f"sweep {job.name}: {len(open_runs)} of {len(spec.runs)} runs to train: "
+        f"{', '.join(run.name for run in open_runs)}"
+    )
+    say(
+        f"host {job.host.model} at {job.host.hook_point} (width {spec.d_in}), {rows:,} rows, "
+        f"{rows / epoch:.2f} passes over the corpus"
+    )
+    if rows > epoch:
+        say("note: rows repeat after the first pass, which the paper advises against; raise corpus.max_tokens")
+
+
+def _train(spec: SweepSpec, open_runs: list[RunSpec], executor: Executor) -> Status:
+    train = spec.job.train
+    total = train.steps * train.batch_size
+    with _stop_on_signal() as should_stop, PhaseProgress("train", total, "rows") as progress:
+
+        def report(status: Status) -> None:
+            steps = [status.steps.get(run.name, 0) for run in open_runs]
+            mean = sum(steps) * train.batch_size // len(steps)
+            progress.update(mean, f"wait {100 * status.wait_share:.0f}%  {status.note}")
+
+        return executor.execute(spec, open_runs, should_stop, report)
+
+
+@contextmanager
+def _stop_on_signal() -> Iterator[Callable[[], bool]]:
+    """True once SIGINT or SIGTERM has come. A second one ends the process at once."""
+    asked: list[int] = []
+
+    def on_signal(number: int, frame: object) -> None:
+        if asked:
+            raise Interrupted("stopped at once on the second signal")
+        asked.append(number)
+
+    before = {s: signal.signal(s, on_signal) for s in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield lambda: bool(asked)
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

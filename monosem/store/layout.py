@@ -1,0 +1,34 @@
+"""Names inside a store.
+
+corpora/<key>/                          token indexes
+hosts/<name>/                           host models made by `monosem pretrain`
+sweeps/<sweep>/sweep.json               what the sweep is: config, fingerprint, lineage
+sweeps/<sweep>/summary.html             the result page
+sweeps/<sweep>/runs/<run>/
+    cfg.json  sae_weights.safetensors  sparsity.safetensors      the dictionary (SAELens layout)
+    metrics.jsonl                       the training curve
+    monosem.json                        lineage, metrics, digests: written last, create-only
+    checkpoints/  curve/                while training
+    failed.json                         why the last attempt of a failed run ended
+"""
+
+
+def sweep(name: str) -> str:
+    return f"sweeps/{name}"
+
+
+def manifest(name: str) -> str:
+    return f"sweeps/{name}/sweep.json"
+
+
+def summary(name: str) -> str:
+    return f"sweeps/{name}/summary.html"
+
+
+def run(sweep_name: str, run_name: str) -> str:
+    return f"sweeps/{sweep_name}/runs/{run_name}"
+
+
+FINISHED = "monosem.json"
+FAILED = "failed.json"
+METRICS = "metrics.jsonl"
