@@ -48,6 +48,9 @@ def _one_line(text: str) -> str:
 
 
 class _Parser(argparse.ArgumentParser):
+    def __init__(self, **options):
+        super().__init__(allow_abbrev=False, **options)
+
     def error(self, message: str):
         raise InputError(f"{message} (see {self.prog} --help)")
 

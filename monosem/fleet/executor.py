@@ -11,6 +11,7 @@ from monosem.errors import InputError, Interrupted
 from monosem.fleet.cluster import connected, object_store_bytes, set_environment
 from monosem.fleet.policy import Action, PackHistory, after_death
 from monosem.stages.executor import Status
+from monosem.stages.signals import stop_on_signal
 from monosem.stages.spec import RunSpec, SweepSpec, pack_runs
 from monosem.store import layout
 from monosem.store.checkpoints import CheckpointLog
@@ -29,15 +30,10 @@ class RayExecutor:
         self.address = address
         self.local = address is None
 
-    def execute(
-        self,
-        spec: SweepSpec,
-        runs: list[RunSpec],
-        should_stop: Callable[[], bool],
-        report: Callable[[Status], None],
-    ) -> Status:
+    def execute(self, spec: SweepSpec, runs: list[RunSpec], report: Callable[[Status], None]) -> Status:
         set_environment(self.address)
-        with connected(self.address, object_store_bytes(spec)):
+        # Signals inside: ray.init puts handlers of its own in place.
+        with connected(self.address, object_store_bytes(spec)), stop_on_signal() as should_stop:
             fleet = _Fleet(spec, pack_runs(tuple(runs), spec.job.learner.pack_parameters))
             return fleet.supervise(should_stop, report)
 

@@ -60,10 +60,12 @@ class Feistel:
         x = np.asarray(x, dtype=np.int64)
         if x.size and (x.min() < 0 or x.max() >= self.n):
             raise ValueError(f"value outside range({self.n})")
-        y = self._network(x.astype(np.uint64), keys, forward)
-        while (outside := y >= self.n).any():
-            y = np.where(outside, self._network(y, keys, forward), y)
-        return y.astype(np.int64)
+        y = self._network(x.astype(np.uint64).reshape(-1), keys, forward)
+        outside = np.flatnonzero(y >= self.n)
+        while len(outside):
+            y[outside] = self._network(y[outside], keys, forward)
+            outside = outside[y[outside] >= self.n]
+        return y.astype(np.int64).reshape(x.shape)
 
     def _network(self, y: np.ndarray, keys: np.ndarray, forward: bool) -> np.ndarray:
         h, mask = np.uint64(self.half_bits), np.uint64(2**self.half_bits - 1)

@@ -9,6 +9,7 @@ from typing import Protocol
 from monosem.learn.loop import PackLoop
 from monosem.memory import keep_freed_memory
 from monosem.stages.learning import make_harvester, make_loop
+from monosem.stages.signals import stop_on_signal
 from monosem.stages.spec import RunSpec, SweepSpec
 from monosem.store import layout
 from monosem.store.store import Store, open_store
@@ -27,11 +28,11 @@ class Status:
 
 
 class Executor(Protocol):
+    """`execute` trains `runs` to the end and raises Interrupted, after checkpoints, on SIGINT or SIGTERM."""
+
     local: bool
 
-    def execute(
-        self, spec: SweepSpec, runs: list[RunSpec], should_stop: Callable[[], bool], report: Callable[[Status], None]
-    ) -> Status: ...
+    def execute(self, spec: SweepSpec, runs: list[RunSpec], report: Callable[[Status], None]) -> Status: ...
 
 
 class InlineExecutor:
@@ -39,21 +40,14 @@ class InlineExecutor:
 
     local = True
 
-    def execute(
-        self, spec: SweepSpec, runs: list[RunSpec], should_stop: Callable[[], bool], report: Callable[[Status], None]
-    ) -> Status:
+    def execute(self, spec: SweepSpec, runs: list[RunSpec], report: Callable[[Status], None]) -> Status:
         keep_freed_memory()
         store = open_store(spec.job.store)
         reader = RowReader(LocalSource(make_harvester(spec, store)), spec.order)
-        last = Status()
-
-        def on_step(loop: PackLoop) -> None:
-            nonlocal last
-            last = loop_status(loop)
-            report(last)
-
-        loop = make_loop(spec, runs, store, reader, wandb_directory(store, spec.job.name), should_stop, on_step)
-        loop.run()
+        directory = wandb_directory(store, spec.job.name)
+        with stop_on_signal() as should_stop:
+            loop = make_loop(spec, runs, store, reader, directory, should_stop, lambda loop: report(loop_status(loop)))
+            loop.run()
         return loop_status(loop)
 
 

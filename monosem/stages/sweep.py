@@ -3,12 +3,9 @@
 The executor that does the training is handed in by the command line, so that this file knows no Ray.
 """
 
-import signal
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 
 from monosem.config.job import SweepJob
-from monosem.errors import Interrupted
 from monosem.report.summary import write_summary
 from monosem.report.table import show_table
 from monosem.stages.executor import Executor, Status
@@ -73,29 +70,11 @@ def _announce(spec: SweepSpec, open_runs: list[RunSpec], say: Callable[[str], No
 def _train(spec: SweepSpec, open_runs: list[RunSpec], executor: Executor) -> Status:
     train = spec.job.train
     total = train.steps * train.batch_size
-    with _stop_on_signal() as should_stop, PhaseProgress("train", total, "rows") as progress:
+    with PhaseProgress("train", total, "rows") as progress:
 
         def report(status: Status) -> None:
             steps = [status.steps.get(run.name, 0) for run in open_runs]
             mean = sum(steps) * train.batch_size // len(steps)
             progress.update(mean, f"wait {100 * status.wait_share:.0f}%  {status.note}")
 
-        return executor.execute(spec, open_runs, should_stop, report)
-
-
-@contextmanager
-def _stop_on_signal() -> Iterator[Callable[[], bool]]:
-    """True once SIGINT or SIGTERM has come. A second one ends the process at once."""
-    asked: list[int] = []
-
-    def on_signal(number: int, frame: object) -> None:
-        if asked:
-            raise Interrupted("stopped at once on the second signal")
-        asked.append(number)
-
-    before = {s: signal.signal(s, on_signal) for s in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield lambda: bool(asked)
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+        return executor.execute(spec, open_runs, report)

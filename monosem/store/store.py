@@ -122,25 +122,28 @@ class FsspecStore:
         self.fs = _filesystem(self.protocol)
 
     def get(self, path: str) -> bytes:
+        at = self._at(path)
         try:
-            return self.fs.cat_file(self._at(path))
+            return self.fs.cat_file(at)
         except FileNotFoundError:
             raise
         except Exception as error:
             raise self._error("read", path, error) from error
 
     def put(self, path: str, data: bytes) -> None:
+        at = self._at(path)
         try:
-            self.fs.pipe_file(self._at(path), data)
+            self.fs.pipe_file(at, data)
         except Exception as error:
             raise self._error("write", path, error) from error
 
     def create(self, path: str, data: bytes) -> bool:
         if self.protocol == "memory" and self.exists(path):  # fsspec's memory store takes no mode
             return False
+        at = self._at(path)
         mode = {} if self.protocol == "memory" else {"mode": "create"}
         try:
-            self.fs.pipe_file(self._at(path), data, **mode)
+            self.fs.pipe_file(at, data, **mode)
         except FileExistsError:
             return False
         except Exception as error:
@@ -155,8 +158,9 @@ class FsspecStore:
     def list(self, path: str) -> list[str]:
         """Names directly below `path`, sorted; empty if there is nothing."""
         self.fs.invalidate_cache()  # another process may have written since
+        at = self._at(path)
         try:
-            found = self.fs.ls(self._at(path), detail=False)
+            found = self.fs.ls(at, detail=False)
         except FileNotFoundError:
             return []
         except Exception as error:
@@ -164,8 +168,9 @@ class FsspecStore:
         return sorted({name.rstrip("/").rsplit("/", 1)[-1] for name in found})
 
     def delete(self, path: str) -> None:
+        at = self._at(path)
         try:
-            self.fs.rm_file(self._at(path))
+            self.fs.rm_file(at)
         except FileNotFoundError:
             return
         except Exception as error:

@@ -41,7 +41,7 @@ def find_files(source: str) -> tuple[object, list[str]]:
         if any(c in path for c in "*?["):
             found = fs.glob(path)
         elif fs.isdir(path):
-            found = [p for p in fs.find(path)]
+            found = list(fs.find(path))
         else:
             found = [path] if fs.exists(path) else []
     except (ValueError, ImportError, OSError) as error:

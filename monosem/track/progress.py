@@ -66,4 +66,5 @@ class PhaseProgress:
         if self.bar:
             self.bar.stop()
         elif self.done:
-            self._line(self.rate())
+            seconds = time.monotonic() - self.start
+            sys.stderr.write(f"{self.name}: {self.done:,} {self.unit} in {seconds:.1f} s  {self.note}\n")

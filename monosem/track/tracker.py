@@ -67,7 +67,7 @@ def wandb_mode(config: TrackConfig) -> str:
 
 
 def open_tracker(config: TrackConfig, run_id: str, name: str, settings: dict, directory: str) -> Tracker:
-    """The run's tracker. W&B out of reach costs the run its live plot, not its training: it goes on offline and says so."""
+    """The run's tracker. W&B out of reach costs a run its live plot, not its training: that goes on, and says so."""
     mode = wandb_mode(config)
     if mode == "disabled":
         return NoTracker()

@@ -1,0 +1,90 @@
+import numpy as np
+import pytest
+import torch
+
+from monosem.config.job import EvalConfig
+from monosem.evals.evaluate import Evaluator
+from monosem.evals.recovered import RecoveredMeter
+from monosem.evals.sparsity import density_histogram, measure_sparsity
+from monosem.host.stored import load_host
+from monosem.host.transformer import next_token_loss
+from monosem.sae.config import SaeConfig
+from monosem.sae.init import init_sae
+from monosem.sae.model import Sae
+from monosem.text.tokens import TokenIndex
+
+D = 40
+
+
+@pytest.fixture(scope="module")
+def model(tiny_host):
+    return load_host(tiny_host).model
+
+
+def batches(n=3):
+    rng = np.random.default_rng(1)
+    return [torch.from_numpy(rng.integers(0, 300, (4, 32))) for _ in range(n)]
+
+
+def perfect() -> Sae:
+    """Neurons as features: x = relu(x) where x is not negative."""
+    return Sae(SaeConfig(d_in=D, d_sae=D), torch.eye(D), torch.zeros(D), torch.eye(D), torch.zeros(D))
+
+
+def silent() -> Sae:
+    return Sae(SaeConfig(d_in=D, d_sae=D), torch.eye(D), torch.full((D,), -1e9), torch.eye(D), torch.zeros(D))
+
+
+def test_a_perfect_dictionary_recovers_all_and_a_silent_one_nothing(model):
+    meter = RecoveredMeter(model, batches(), "mlp.post")
+    assert meter.measure(perfect()).loss_recovered == pytest.approx(1, abs=1e-5)
+    assert meter.measure(silent()).loss_recovered == pytest.approx(0, abs=1e-5)
+
+
+def test_spliced_loss_equals_a_forward_pass_by_hand(model):
+    sae = init_sae(SaeConfig(d_in=D, d_sae=80), torch.rand(D))
+    xs = batches()
+    measured = RecoveredMeter(model, xs, "mlp.post").measure(sae)
+    spliced, zero = [], []
+    for x in xs:
+        mid = model.capture(x, "resid_mid")
+        for out, post in ((spliced, sae(model.capture(x, "mlp.post"))), (zero, torch.zeros(4, 32, D))):
+            out.append(float(next_token_loss(model.unembed(model.norm_final(mid + model.mlp_out(post))), x)))
+    assert measured.spliced == pytest.approx(np.mean(spliced), rel=1e-5)
+    assert measured.zero_ablated == pytest.approx(np.mean(zero), rel=1e-5)
+    assert measured.clean == pytest.approx(np.mean([float(next_token_loss(model(x), x)) for x in xs]), rel=1e-6)
+
+
+@pytest.mark.parametrize("chunk", [1 << 26, 80, 200])
+def test_sparsity_figures_equal_brute_force(monkeypatch, chunk):
+    monkeypatch.setattr("monosem.evals.sparsity.CHUNK_ELEMENTS", chunk)
+    torch.manual_seed(0)
+    sae = init_sae(SaeConfig(d_in=D, d_sae=80), torch.rand(D))
+    sae.b_enc[:10] = -1e9
+    x = torch.randn(100, D) + 3
+    found = measure_sparsity(sae, [x[:30], x[30:]])
+    f, xd = sae.encode(x), x.double()
+    assert found.rows == 100 and found.l0 == pytest.approx(float((f > 0).sum() / 100))
+    assert found.fvu == pytest.approx(
+        float((sae.decode(f).double() - xd).square().sum() / (xd - xd.mean(0)).square().sum())
+    )
+    assert torch.equal(found.density_F, (f > 0).double().mean(0))
+    assert found.dead_fraction == float((found.density_F == 0).double().mean()) >= 0.125
+
+
+def test_density_histogram_counts_every_alive_feature():
+    density = torch.tensor([0.0, 1e-9, 1e-3, 0.02, 0.02, 1.0], dtype=torch.float64)
+    h = density_histogram(density)
+    assert h["dead"] == 1 and sum(h["counts"]) == 5 and len(h["edges"]) == len(h["counts"]) + 1
+    bins = {round(e, 2): n for e, n in zip(h["edges"], h["counts"], strict=False) if n}
+    assert bins == {-7.0: 1, -3.0: 1, -1.75: 2, -0.25: 1}
+
+
+def test_evaluator_reads_the_asked_number_of_rows(model):
+    tokens = np.random.default_rng(0).integers(0, 300, (40, 32)).astype(np.uint16)
+    index = TokenIndex(tokens, np.zeros(1, np.int64), np.zeros(1, np.int32), ("",))
+    evaluator = Evaluator(model, index, "mlp.post", EvalConfig(contexts=5, rows=100))
+    metrics = evaluator.measure(perfect()).metrics
+    assert metrics["heldout_rows"] == 100 and metrics["fvu"] == pytest.approx(0, abs=1e-9)
+    x = model.capture(torch.from_numpy(tokens[:4].astype(np.int64)), "mlp.post").flatten(0, 1)[:100]
+    assert metrics["l0"] == pytest.approx(float((x > 0).sum() / 100)) == evaluator.neurons()["l0"]

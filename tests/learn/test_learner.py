@@ -1,0 +1,113 @@
+"""The learner against a plain reading of the recipe, and its state against resumption."""
+
+import pytest
+import torch
+
+from monosem.config.job import TrainConfig
+from monosem.errors import Diverged
+from monosem.learn.learner import Learner
+from monosem.sae.config import SaeConfig
+from monosem.store.tensors import tensors_digest
+
+D, F, B = 12, 48, 64
+TRAIN = TrainConfig(batch_size=B, lr=1e-2, resample_window=5)
+
+
+def batches(n: int) -> list[torch.Tensor]:
+    torch.manual_seed(3)
+    directions = torch.nn.functional.normalize(torch.randn(30, D), dim=1)
+    return [(torch.rand(B, 30) * (torch.rand(B, 30) < 0.1)) @ directions + 0.2 for _ in range(n)]
+
+
+def learner(**changes) -> Learner:
+    return Learner(SaeConfig(d_in=D, d_sae=F, l1_coefficient=0.003), TRAIN, **changes)
+
+
+def test_thirty_steps_equal_a_plain_reference():
+    """Autograd, torch's own Adam, project the gradient, renormalise: written here step by step in float64."""
+    ours = learner(b_dec=torch.full((D,), 0.2))
+    p = {name: t.double().clone().requires_grad_(True) for name, t in ours.sae.tensors().items()}
+    adam = torch.optim.Adam(p.values(), lr=TRAIN.lr)
+    for x in batches(30):
+        metrics = ours.step(x)
+        xd = x.double()
+        f = torch.relu((xd - p["b_dec"]) @ p["W_enc"] + p["b_enc"])
+        loss = ((f @ p["W_dec"] + p["b_dec"] - xd) ** 2).mean() + 0.003 * f.sum(dim=1).mean()
+        adam.zero_grad()
+        loss.backward()
+        with torch.no_grad():
+            g, w = p["W_dec"].grad, p["W_dec"]
+            g -= (g * w).sum(dim=1, keepdim=True) * w
+        adam.step()
+        with torch.no_grad():
+            p["W_dec"] /= p["W_dec"].norm(dim=1, keepdim=True)
+        assert abs(float(metrics["loss"]) - float(loss)) < 1e-5 * float(loss)
+    for name, t in ours.sae.tensors().items():
+        assert torch.allclose(t.double(), p[name], atol=2e-4), name
+
+
+def test_decoder_rows_keep_unit_norm():
+    one = learner()
+    for x in batches(20):
+        one.step(x)
+    assert torch.allclose(one.sae.W_dec.norm(dim=1), torch.ones(F), atol=1e-6)
+
+
+def test_it_learns():
+    one = learner()
+    curve = [float(one.step(x)["fvu"]) for x in batches(400)]
+    assert curve[-1] < 0.15 < 0.5 < curve[0]
+
+
+@pytest.mark.parametrize("stop", range(0, 12, 2))
+def test_resuming_at_any_step_changes_no_bit(stop):
+    """State out and in at `stop`, before and after a resampling, equals going straight on."""
+    xs = batches(12)
+    rows = torch.cat(xs[:4])
+
+    def advance(one: Learner, first: int, last: int) -> None:
+        for n in range(first, last):
+            if n == 7:
+                one.resample(rows)
+            one.step(xs[n])
+
+    straight = learner()
+    advance(straight, 0, 12)
+    first = learner()
+    advance(first, 0, stop)
+    saved = {name: t.clone() for name, t in first.state().items()}
+    second = learner()
+    second.load_state(saved, stop)
+    advance(second, stop, 12)
+    assert tensors_digest(second.state()) == tensors_digest(straight.state())
+
+
+def test_same_seed_same_bits_and_slots_agree():
+    a, b, c = learner(), learner(), learner(slots=4)
+    for x in batches(10):
+        a.step(x), b.step(x), c.step(x)
+    assert tensors_digest(a.state()) == tensors_digest(b.state())
+    assert torch.allclose(a.sae.W_enc, c.sae.W_enc, atol=1e-4)
+
+
+def test_metrics_are_what_they_say():
+    one = learner()
+    x = batches(1)[0]
+    before = one.sae.to()
+    f = before.encode(x)
+    error = (before.decode(f) - x).square()
+    metrics = {k: float(v) for k, v in one.step(x).items()}
+    assert metrics["mse"] == pytest.approx(float(error.mean()), rel=1e-5)
+    assert metrics["l0"] == pytest.approx(float((f > 0).sum() / B), rel=1e-6)
+    assert metrics["l1"] == pytest.approx(float(f.sum() / B), rel=1e-5)
+    assert metrics["fvu"] == pytest.approx(float(error.sum() / (x - x.mean(0)).square().sum()), rel=1e-5)
+    assert metrics["loss"] == pytest.approx(metrics["mse"] + 0.003 * metrics["l1"], rel=1e-5)
+
+
+def test_a_batch_of_the_wrong_width_and_parameters_that_are_not_finite():
+    one = learner()
+    with pytest.raises(ValueError, match=r"\[rows, 12\], got \(4, 5\)"):
+        one.step(torch.zeros(4, 5))
+    one.sae.b_enc[0] = float("nan")
+    with pytest.raises(Diverged, match="b_enc"):
+        one.check_finite()

@@ -1,0 +1,114 @@
+"""Wrong input through the command line: one line, exit code 2, nothing started, nothing lost."""
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import run_cli
+
+CASES = [
+    ("train.stpes=3", "did you mean train.steps"),
+    ("train.steps=soon", "train.steps"),
+    ("train.batch_size=0", "train.batch_size=0: must be at least 1"),
+    ("train.batch_size=-64", "must be at least 1"),
+    ("train.batch_size=1000000", "the whole stream has"),
+    ("train.lr=0", "must be greater than 0"),
+    ("sae.expansion_factor=1000000", "GiB"),
+    ("sae.expansion_factor=[1,1]", "the same value twice"),
+    ("sae.l1_coefficient=-1", "must be at least 0"),
+    ("host.hook_point=mlp.pots", "did you mean mlp.post"),
+    ("host.model=one-layer-x", "not a bundled host"),
+    ("host.model=/nowhere/at/all", "no host there"),
+    ("corpus.source=/nowhere/*.txt", "no such file"),
+    ("corpus.source={empty}", "too little text"),
+    ("corpus.context_length=33", "takes at most 32"),
+    ("corpus.text_column=body", "too little text"),
+    ("stream.rows_per_context=64", "at most corpus.context_length"),
+    ("stream.shuffle_rows=10", "at least rows_per_context"),
+    ("stream.shuffle_rows=100000000", "lower stream.shuffle_rows"),
+    ("train.resample_steps=[100]", "is not before train.steps"),
+    ("learner.slots=7", "must divide"),
+    ("store={file}", "not writable"),
+    ("store=gopher://x", "gopher"),
+    ("store=${{oc.env:HOME}}", "is refused"),
+    ("name=a/b", "use 1 to 64 letters"),
+]
+
+
+@pytest.mark.parametrize("override, says", CASES, ids=[c[0] for c in CASES])
+def test_one_line_exit_code_2_and_nothing_started(tiny_job, tmp_path, capfd, override, says):
+    (tmp_path / "empty.txt").write_text("  \n")
+    (tmp_path / "file").write_text("")
+    override = override.format(empty=tmp_path / "empty.txt", file=tmp_path / "file")
+    assert run_cli("sweep", tiny_job, override, "--inline") == 2
+    captured = capfd.readouterr()
+    lines = [line for line in captured.err.splitlines() if line.startswith("monosem:")]
+    assert len(lines) == 1 and says in lines[0], captured.err
+    assert "Traceback" not in captured.err and captured.out == ""
+    assert not list((tmp_path / "store").rglob("sweep.json"))
+
+
+@pytest.mark.parametrize(
+    "arguments, says",
+    [
+        (["sweep"], "required: JOB.yaml"),
+        (["swep"], "invalid choice"),
+        (["sweep", "nowhere.yaml"], "no such job file"),
+        (["sweep", "{job}", "--inlin"], "unrecognized argument '--inlin'"),
+        (["sweep", "{job}", "nonsense"], "write key=value"),
+        (["runs", "/nowhere"], "no sweeps there"),
+        (["pull", "/nowhere", "out"], "no finished dictionary there"),
+        (["evaluate", "/nowhere"], "no finished dictionary there"),
+        (["resume", "/nowhere/x"], "no sweep 'x'"),
+        (["submit", "{job}", "--address", "127.0.0.1:1"], "write the dashboard's URL"),
+        (["status", "x", "--address", "http://127.0.0.1:9"], "no Ray dashboard answers"),
+    ],
+)
+def test_wrong_commands(tiny_job, capfd, arguments, says):
+    assert run_cli(*[a.format(job=tiny_job) for a in arguments]) == 2
+    err = capfd.readouterr().err
+    assert says in err and len(err.strip().splitlines()) == 1
+
+
+def test_another_config_under_the_same_name(tiny_job, tmp_path, capfd):
+    assert run_cli("sweep", tiny_job, "train.steps=2", "train.resample_steps=[]", "--inline") == 0
+    manifest = (tmp_path / "store/sweeps/tiny/sweep.json").read_bytes()
+    assert run_cli("sweep", tiny_job, "train.steps=3", "train.resample_steps=[]", "--inline") == 2
+    err = capfd.readouterr().err
+    assert "already holds a sweep of this name with train.steps=2 (this job: 3)" in err
+    assert (tmp_path / "store/sweeps/tiny/sweep.json").read_bytes() == manifest
+
+
+def test_pull_overwrites_nothing(tiny_job, tmp_path, capfd):
+    run_cli("sweep", tiny_job, "train.steps=2", "train.resample_steps=[]", "--inline")
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full/mine.txt").write_text("keep")
+    uri = tmp_path / "store/sweeps/tiny/runs/1x"
+    assert run_cli("pull", uri, tmp_path / "full") == 2
+    assert os.listdir(tmp_path / "full") == ["mine.txt"]
+    weights = uri / "sae_weights.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1] + b"x")
+    assert run_cli("pull", uri, tmp_path / "new") == 1
+    assert "does not match its digest" in capfd.readouterr().err
+
+
+def test_help_has_examples_and_exit_codes(capfd):
+    for verb in ("sweep", "resume", "submit", "status", "logs", "stop", "pretrain", "evaluate", "runs", "pull"):
+        with pytest.raises(SystemExit) as ended:
+            run_cli(verb, "--help")
+        out = capfd.readouterr().out
+        assert ended.value.code == 0 and "example:" in out and "exit codes:" in out
+        assert max(map(len, out.splitlines())) <= 110
+
+
+def test_json_and_nothing_else_on_stdout(tiny_job, tmp_path, capfd):
+    run_cli("sweep", tiny_job, "train.steps=2", "train.resample_steps=[]", "--inline")
+    capfd.readouterr()
+    assert run_cli("runs", tmp_path / "store", "--json") == 0
+    assert len(json.loads(capfd.readouterr().out)) == 2
+    assert run_cli("evaluate", Path(tmp_path / "store/sweeps/tiny/runs/4x"), "--json") == 0
+    again = json.loads(capfd.readouterr().out)
+    stored = json.loads((tmp_path / "store/sweeps/tiny/runs/4x/monosem.json").read_text())["metrics"]
+    assert again == stored

@@ -1,0 +1,54 @@
+import pytest
+import torch
+
+from monosem.errors import IntegrityError, StoreError
+from monosem.store.checkpoints import KEEP, CheckpointLog
+from monosem.store.store import open_store
+
+
+def tensors(n: int) -> dict:
+    return {"w": torch.full((4,), float(n)), "n": torch.tensor(n)}
+
+
+@pytest.fixture
+def log(tmp_path):
+    return CheckpointLog(open_store(str(tmp_path)), "run/checkpoints")
+
+
+def test_the_newest_comes_back_and_old_ones_go(log):
+    assert log.last() is None
+    for step in (5, 10, 15, 20):
+        log.commit(step, tensors(step), {"note": step})
+    last = log.last()
+    assert last.step == 20 and last.meta == {"note": 20} and torch.equal(last.tensors["w"], tensors(20)["w"])
+    assert len(log.steps()) == KEEP == len(log.store.list("run/checkpoints/objects"))
+
+
+def test_committing_the_same_again_is_fine_other_bytes_are_not(log):
+    log.commit(5, tensors(5), {})
+    log.commit(5, tensors(5), {})
+    with pytest.raises(StoreError, match="running twice"):
+        log.commit(5, tensors(6), {})
+    assert torch.equal(log.last().tensors["w"], tensors(5)["w"])
+
+
+def test_an_object_without_a_record_does_not_exist(log):
+    log.commit(5, tensors(5), {})
+    log.store.put("run/checkpoints/objects/abc.safetensors", b"half a write")
+    assert log.last().step == 5
+
+
+def test_every_flipped_bit_is_noticed(log, tmp_path):
+    log.commit(5, tensors(5), {})
+    file = next((tmp_path / "run/checkpoints/objects").iterdir())
+    good = file.read_bytes()
+    for at in range(0, len(good), 7):
+        file.write_bytes(good[:at] + bytes([good[at] ^ 1]) + good[at + 1 :])
+        with pytest.raises(IntegrityError):
+            log.last()
+
+
+def test_clear(log):
+    log.commit(5, tensors(5), {})
+    log.clear()
+    assert log.last() is None and log.store.list("run/checkpoints/objects") == []

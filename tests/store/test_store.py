@@ -1,0 +1,98 @@
+"""One contract over a local directory, memory and S3 (moto's server)."""
+
+import threading
+import uuid
+
+import boto3
+import pytest
+from moto.server import ThreadedMotoServer
+
+from monosem.errors import InputError, StoreError
+from monosem.store.store import open_store
+
+
+@pytest.fixture(scope="module")
+def s3_url():
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    patch = pytest.MonkeyPatch()
+    for name, value in {
+        "AWS_ENDPOINT_URL": f"http://{host}:{port}",
+        "AWS_ACCESS_KEY_ID": "key",
+        "AWS_SECRET_ACCESS_KEY": "secret",
+        "AWS_DEFAULT_REGION": "us-east-1",
+    }.items():
+        patch.setenv(name, value)
+    boto3.client("s3").create_bucket(Bucket="bucket")
+    yield "s3://bucket/root"
+    patch.undo()
+    server.stop()
+
+
+@pytest.fixture(params=["local", "memory", "s3"])
+def store(request, tmp_path):
+    if request.param == "local":
+        return open_store(str(tmp_path / "store"))
+    if request.param == "memory":
+        return open_store(f"memory://{uuid.uuid4().hex}")
+    return open_store(f"{request.getfixturevalue('s3_url')}-{uuid.uuid4().hex}")
+
+
+def test_put_get_exists_list_delete(store):
+    assert store.list("a") == [] and not store.exists("a/x")
+    store.put("a/x", b"1")
+    store.put("a/b/y", b"2")
+    store.put("a/x", b"3")
+    assert store.get("a/x") == b"3" and store.exists("a/x")
+    assert store.list("a") == ["b", "x"]
+    store.delete("a/x")
+    store.delete("a/x")
+    assert store.list("a") == ["b"]
+    with pytest.raises(FileNotFoundError):
+        store.get("a/x")
+
+
+def test_create_is_for_one_only(store):
+    assert store.create("log/1", b"first") is True
+    assert store.create("log/1", b"second") is False
+    assert store.get("log/1") == b"first"
+
+
+def test_create_races_have_one_winner(tmp_path, s3_url):
+    for url in (str(tmp_path), f"{s3_url}-race"):
+        store, wins = open_store(url), []
+        threads = [
+            threading.Thread(target=lambda i=i, s=store, w=wins: w.append(i) if s.create("one", b"%d" % i) else None)
+            for i in range(8)
+        ]
+        for t in threads:
+            t.start()
+        for t in threads:
+            t.join()
+        assert len(wins) == 1 and store.get("one") == b"%d" % wins[0]
+
+
+@pytest.mark.parametrize("path", ["../x", "a/../b", "/etc/passwd", "a//b", "", ".hidden", "a b", "x" * 200, "a\x00b"])
+def test_paths_that_could_leave_the_root(store, path):
+    if path:
+        with pytest.raises(InputError):
+            store.get(path)
+
+
+def test_a_local_write_leaves_no_partial_file(tmp_path):
+    store = open_store(str(tmp_path))
+    store.put("a/x", b"old")
+    (tmp_path / "a" / ".x.half").write_bytes(b"ne")  # what a kill in the middle of a write leaves
+    assert store.get("a/x") == b"old" and store.list("a") == ["x"]
+
+
+def test_an_unwritable_directory_is_a_store_error(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(StoreError, match="cannot write"):
+        open_store(str(tmp_path / "file")).put("a", b"")
+
+
+def test_unknown_protocol():
+    with pytest.raises(InputError, match="nope"):
+        open_store("nope://x")
