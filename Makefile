@@ -1,12 +1,13 @@
 # make sweep   set-up and the main job          make test   set-up and the whole test suite
 # make setup   only the set-up                  make lint   ruff
+# make peers   the tests against the real SAELens, in an environment of its own
 
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: sweep test setup lint
+.PHONY: sweep test setup lint peers
 
 sweep: $(READY)
 	$(BIN)/monosem sweep jobs/quickstart.yaml $(ARGS)
@@ -16,6 +17,15 @@ test: $(READY)
 
 lint: $(READY)
 	$(BIN)/ruff check .
+
+peers: $(READY) .venv-peers/.ready
+	$(BIN)/python -m pytest tests/peers $(ARGS) --override-ini addopts=
+
+.venv-peers/.ready:
+	$(PYTHON) -m venv .venv-peers
+	.venv-peers/bin/python -m pip install --quiet --disable-pip-version-check torch==2.13.0
+	.venv-peers/bin/python -m pip install --quiet --disable-pip-version-check torch==2.13.0 sae-lens==6.54.12
+	touch $@
 
 setup: $(READY)
 

@@ -80,23 +80,23 @@ class _Fleet:
         self._tell_shards()
 
     def _start_shard(self, shard: int) -> None:
-        from monosem.fleet.source import shard_name
         from monosem.fleet.workers import BufferShard
 
-        name = shard_name(self.spec.job.name, shard)
-        actor = BufferShard.options(num_cpus=CPUS["shard"], name=name, max_concurrency=1000).remote(
+        actor = BufferShard.options(num_cpus=CPUS["shard"], max_concurrency=1000).remote(
             self.spec, shard, self.spec.job.stream.shards
         )
         self.shards[shard] = actor
         self.watched[actor.alive.remote()] = ("shard", shard)
         actor.set_workers.remote(self.workers)
+        for learner in self.learners.values():
+            learner.set_shard.remote(shard, actor)
 
     def _start_learner(self, pack: list[RunSpec], history: PackHistory) -> None:
         from monosem.fleet.learners import LearnerActor
 
         number = self._number()
         actor = LearnerActor.options(num_cpus=CPUS["learner"], num_gpus=self.gpu_share).remote(
-            self.spec, pack, f"pack-{number}"
+            self.spec, pack, f"pack-{number}", self.shards
         )
         self.packs[number], self.learners[number], self.histories[number] = pack, actor, history
         self.watched[actor.train.remote()] = ("learner", number)

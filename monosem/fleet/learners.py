@@ -17,10 +17,11 @@ from monosem.stream.reader import RowReader
 
 @ray.remote(max_restarts=0, max_task_retries=0, max_concurrency=3)
 class LearnerActor:
-    """`train` runs to the end in one call; `status` and `ask_to_stop` answer meanwhile."""
+    """`train` runs to the end in one call; the other methods answer meanwhile."""
 
-    def __init__(self, spec: SweepSpec, pack: list[RunSpec], reader: str):
-        self.spec, self.pack, self.reader = spec, pack, reader
+    def __init__(self, spec: SweepSpec, pack: list[RunSpec], reader: str, shards: dict[int, object]):
+        self.spec, self.pack = spec, pack
+        self.source = RaySource(spec.order, reader, shards)
         self.stop_asked = threading.Event()
         self.latest = Status()
 
@@ -28,13 +29,12 @@ class LearnerActor:
         """Train the pack. A stop on request comes back as a status with `interrupted` set."""
         keep_freed_memory()
         spec, store = self.spec, open_store(self.spec.job.store)
-        source = RaySource(spec.order, spec.job.name, spec.job.stream.shards, self.reader)
-        source.join(0)
+        self.source.join(0)
         loop = make_loop(
             spec,
             self.pack,
             store,
-            RowReader(source, spec.order),
+            RowReader(self.source, spec.order),
             wandb_directory(store, spec.job.name),
             self.stop_asked.is_set,
             self._note,
@@ -45,8 +45,11 @@ class LearnerActor:
             self._note(loop)
             self.latest.interrupted = True
         finally:
-            source.leave()
+            self.source.leave()
         return self.latest
+
+    def set_shard(self, shard: int, actor: object) -> None:
+        self.source.set_shard(shard, actor)
 
     def status(self) -> Status:
         return self.latest

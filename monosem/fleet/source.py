@@ -1,6 +1,6 @@
 """The learner's end of the stream: segments pulled by index from the buffer shards, two ahead."""
 
-import time
+import threading
 
 import numpy as np
 import ray
@@ -13,56 +13,57 @@ PATIENCE_S = 120.0
 """How long a lost shard may take to be replaced."""
 
 
-def shard_name(sweep: str, shard: int) -> str:
-    return f"monosem-{sweep}-shard-{shard}"
-
-
 class RaySource:
-    """Segments from the shards of a sweep. A shard that dies is looked up again under its name."""
+    """Segments from the shards of a sweep. The supervisor names a successor for a shard that dies."""
 
-    def __init__(self, order: StreamOrder, sweep: str, shards: int, reader: str):
-        self.order, self.sweep, self.shards, self.reader = order, sweep, shards, reader
-        self.handles: dict[int, object] = {}
-        self.asked: dict[int, list] = {}  # segment -> one call per shard, made ahead
+    def __init__(self, order: StreamOrder, reader: str, shards: dict[int, object]):
+        self.order, self.reader = order, reader
+        self.shards = dict(shards)
+        self.renewed = threading.Condition()
+        self.asked: dict[int, list] = {}  # segment -> (shard's actor, call) of each shard, made ahead
+
+    def set_shard(self, shard: int, actor: object) -> None:
+        """`actor` serves `shard` from now on. May be called from another thread."""
+        with self.renewed:
+            self.shards[shard] = actor
+            self.renewed.notify_all()
 
     def segment(self, u: int) -> np.ndarray:
         """Rows of segment u in order: float32 [segment_rows, width], read-only."""
         calls = self.asked.pop(u, None) or self._ask(u)
         self.asked = {}
-        parts = [self._part(shard, u, call) for shard, call in enumerate(calls)]
+        parts = [self._part(shard, u, *call) for shard, call in enumerate(calls)]
         segment = assemble(self.order, [part for part in parts if part is not None])
         self.asked[u + 1] = self._ask(u + 1)
         return segment
 
     def join(self, u: int) -> None:
-        for shard in range(self.shards):
-            ray.get(self._handle(shard).join.remote(self.reader, u))
+        """Announce that this reader starts at segment u, so that the shards wait for it."""
+        for actor in self.shards.values():
+            actor.join.remote(self.reader, u)
 
     def leave(self) -> None:
-        for shard in range(self.shards):
-            self._handle(shard).leave.remote(self.reader)
+        for actor in self.shards.values():
+            actor.leave.remote(self.reader)
 
     def _ask(self, u: int) -> list:
-        return [self._handle(shard).pull.remote(self.reader, u) for shard in range(self.shards)]
+        return [self._pull(shard, u) for shard in sorted(self.shards)]
 
-    def _part(self, shard: int, u: int, call):
-        """The shard's part of u; if the shard or the object is lost, ask its successor."""
-        deadline = time.monotonic() + PATIENCE_S
+    def _pull(self, shard: int, u: int) -> tuple[object, object]:
+        actor = self.shards[shard]
+        return actor, actor.pull.remote(self.reader, u)
+
+    def _part(self, shard: int, u: int, actor: object, call: object):
+        """The shard's part of u. If the shard dies, and with it what it owns, its successor is asked."""
         while True:
             try:
                 refs = ray.get(call)
                 return ray.get(refs[0]) if refs else None
-            except (ray.exceptions.RayActorError, ray.exceptions.ObjectLostError, ValueError) as error:
-                if time.monotonic() > deadline:
-                    raise MonosemError(f"buffer shard {shard} did not come back within {PATIENCE_S:.0f} s") from error
-            time.sleep(0.2)
-            self.handles.pop(shard, None)
-            try:
-                call = self._handle(shard).pull.remote(self.reader, u)
-            except ValueError:
-                continue  # no successor under that name yet; `call` fails again until there is
+            except (ray.exceptions.RayActorError, ray.exceptions.ObjectLostError):
+                self._wait_for_successor(shard, actor)  # a part is lost with the shard that owns it
+            actor, call = self._pull(shard, u)
 
-    def _handle(self, shard: int):
-        if shard not in self.handles:
-            self.handles[shard] = ray.get_actor(shard_name(self.sweep, shard))
-        return self.handles[shard]
+    def _wait_for_successor(self, shard: int, dead: object) -> None:
+        with self.renewed:
+            if not self.renewed.wait_for(lambda: self.shards[shard] is not dead, PATIENCE_S):
+                raise MonosemError(f"buffer shard {shard} was not replaced within {PATIENCE_S:.0f} s")

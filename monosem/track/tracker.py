@@ -7,6 +7,10 @@ from typing import Protocol
 from monosem.config.job import TrackConfig
 
 
+INIT_TIMEOUT_S = 30
+"""How long a W&B server may take to answer before a run goes on offline."""
+
+
 class Tracker(Protocol):
     def log(self, metrics: dict[str, float], step: int) -> None: ...
     def finish(self, summary: dict[str, float], failed: bool = False) -> None: ...
@@ -43,7 +47,7 @@ class WandbTracker:
                 console="off",
                 x_disable_stats=True,
                 silent=True,
-                init_timeout=30,
+                init_timeout=INIT_TIMEOUT_S,
                 finish_timeout=30,
                 disable_git=True,
                 save_code=False,
