@@ -34,7 +34,8 @@ class Run:
         self.pending: list[dict] = []  # curve points since the last checkpoint
         self.last_point: dict = {}
         self.error: str | None = None
-        self.started, self.started_at = time.monotonic(), 0
+        self.started: float | None = None  # when this attempt's first step began
+        self.started_at = 0
         self.committed_at = -1
 
     @property
@@ -52,6 +53,7 @@ class Run:
         return True
 
     def train_step(self, x: Tensor) -> None:
+        self.started = self.started or time.monotonic()
         metrics = self.learner.step(x)
         if self.step % self.train.log_every == 0 or self.step == self.train.steps:
             self._log({name: float(value) for name, value in metrics.items()})
@@ -101,8 +103,10 @@ class Run:
         self.tracker.finish({}, failed=True)
 
     def rows_per_s(self) -> float:
-        """Rows trained per second since this attempt began."""
-        return (self.step - self.started_at) * self.train.batch_size / max(1e-9, time.monotonic() - self.started)
+        """Rows trained per second in this attempt; 0 if it found nothing left to train."""
+        if self.started is None:
+            return 0.0
+        return (self.step - self.started_at) * self.train.batch_size / (time.monotonic() - self.started)
 
     def clear_training_state(self) -> None:
         self.checkpoints.clear()

@@ -44,7 +44,7 @@ def fvu_plot(runs: list[dict]) -> str:
     axes.set_xscale("log", base=2)
     axes.set_xticks(sorted({r["d_sae"] for r in rows}), [f"{n:,}" for n in sorted({r["d_sae"] for r in rows})])
     axes.minorticks_off()
-    axes.set_ylim(bottom=0)
+    axes.set_ylim(0, 1.1 * max(r["metrics"]["fvu"] for r in rows))
     axes.set_xlabel("features")
     axes.set_ylabel("FVU")
     return _svg(figure)
@@ -68,9 +68,11 @@ def curve_plot(curves: dict[str, list[dict]]) -> str:
     figure, axes = _figure(width=7.4)
     for (name, points), colour in zip(curves.items(), _colours(len(curves)), strict=True):
         points = [p for p in points if "fvu" in p]
-        axes.plot([p["rows"] for p in points], [p["fvu"] for p in points], color=colour, label=name, linewidth=1.4)
+        axes.plot(
+            [p["rows"] / 1e6 for p in points], [p["fvu"] for p in points], color=colour, label=name, linewidth=1.4
+        )
     axes.set_yscale("log")
-    axes.set_xlabel("rows")
+    axes.set_xlabel("million rows")
     axes.set_ylabel("FVU of the batch")
     axes.legend(frameon=False, labelcolor=INK, fontsize=9)
     return _svg(figure)

@@ -6,7 +6,6 @@ from typing import Protocol
 
 from monosem.config.job import TrackConfig
 
-
 INIT_TIMEOUT_S = 30
 """How long a W&B server may take to answer before a run goes on offline."""
 
