@@ -18,6 +18,9 @@ from tests.fleet.processes import kill_tree, wait_until
 
 LONG = ("train.steps=400", "train.resample_steps=[60,120]", "train.checkpoint_every=20")
 
+LONGER = ("train.steps=2500", *LONG[1:])
+"""Long enough that the job is still running when a command that takes seconds to start reaches it."""
+
 
 def free_ports(n: int) -> list[int]:
     sockets = [socket.socket() for _ in range(n)]
@@ -71,9 +74,9 @@ def test_submit_and_wait_ends_with_the_inline_bits(head, tiny_job, tmp_path):
 
 
 def test_stop_leaves_a_resumable_sweep(head, tiny_job, tmp_path):
-    assert run_cli("sweep", tiny_job, *LONG, f"store={tmp_path / 'inline'}", "--inline") == 0
+    assert run_cli("sweep", tiny_job, *LONGER, f"store={tmp_path / 'inline'}", "--inline") == 0
     store = tmp_path / "store"
-    done = cli(head, "submit", tiny_job, *LONG, f"store={store}")
+    done = cli(head, "submit", tiny_job, *LONGER, f"store={store}")
     job_id = done.stdout.split()[1].rstrip(":")
     wait_until(lambda: bool(list(store.rglob("checkpoints/log/*.json"))))
     state = json.loads(cli(head, "status", job_id, "--json").stdout)
@@ -84,8 +87,8 @@ def test_stop_leaves_a_resumable_sweep(head, tiny_job, tmp_path):
     text = cli(head, "logs", job_id, "-f").stdout
     assert "runs to train" in text and "the same command resumes" in text
     rows = all_rows(open_store(str(store)))
-    assert {row["state"] for row in rows} == {"unfinished"} and 0 < rows[0]["step"] < 400
-    assert cli(head, "submit", tiny_job, *LONG, f"store={store}", "--wait").returncode == 0
+    assert {row["state"] for row in rows} == {"unfinished"} and 0 < rows[0]["step"] < 2500
+    assert cli(head, "submit", tiny_job, *LONGER, f"store={store}", "--wait").returncode == 0
     assert digests(store) == digests(tmp_path / "inline")
 
 
