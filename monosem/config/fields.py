@@ -36,10 +36,6 @@ def _field(default: Any, metadata: dict):
     return field(default=default, metadata=metadata)
 
 
-def axis_names(schema: type) -> set[str]:
-    return {f.name for f in fields(schema) if f.metadata.get(AXIS)}
-
-
 def check_fields(config: Any, source: str, prefix: str = "") -> None:
     """Raise InputError for the first value of `config` (nested) outside its field's limits."""
     for f in fields(config):

@@ -4,12 +4,12 @@ import difflib
 import re
 from dataclasses import fields, is_dataclass
 from pathlib import Path
-from typing import TypeVar, get_type_hints
+from typing import TypeVar, get_origin, get_type_hints
 
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from monosem.config.fields import axis_names, check_fields
+from monosem.config.fields import check_fields
 from monosem.errors import InputError
 
 Job = TypeVar("Job")
@@ -24,7 +24,7 @@ def load_job(schema: type[Job], path: str, overrides: list[str]) -> Job:
     for override in overrides:
         given = OmegaConf.merge(given, _parse_override(override, schema))
     try:
-        merged = OmegaConf.merge(OmegaConf.structured(schema), _lists_for_axes(given, schema))
+        merged = OmegaConf.merge(OmegaConf.structured(schema), _lists_where_wanted(given, schema))
         job = OmegaConf.to_object(merged)
     except OmegaConfBaseException as error:
         raise InputError(f"{path}: {_where(error)}{_first_line(error)}") from error
@@ -109,15 +109,14 @@ def _neighbour(key: str, prefix: str, hints: dict) -> str:
     return f"; known here: {', '.join(hints)}"
 
 
-def _lists_for_axes(given, schema: type):
-    """A copy in which a single value of an axis has become a list of one."""
+def _lists_where_wanted(given, schema: type):
+    """A copy in which a single value has become a list of one where a list is wanted."""
     plain = OmegaConf.to_container(given, resolve=False)
 
     def walk(node: dict, schema: type) -> None:
-        for name in axis_names(schema) & node.keys():
-            if not isinstance(node[name], list):
-                node[name] = [node[name]]
         for name, hint in get_type_hints(schema).items():
+            if get_origin(hint) is list and name in node and not isinstance(node[name], list):
+                node[name] = [node[name]]
             if is_dataclass(hint) and isinstance(node.get(name), dict):
                 walk(node[name], hint)
 

@@ -7,7 +7,7 @@ replayed. What is lost is made again from arithmetic and checkpoints, so no deat
 import sys
 from collections.abc import Callable
 
-from monosem.errors import InputError, Interrupted
+from monosem.errors import InputError, Interrupted, MonosemError
 from monosem.fleet.cluster import connected, object_store_bytes, set_environment
 from monosem.fleet.policy import Action, PackHistory, after_death
 from monosem.stages.executor import Status
@@ -19,6 +19,8 @@ from monosem.store.store import open_store
 
 POLL_S = 0.5
 STOP_PATIENCE_S = 60.0
+STREAM_DEATHS = 10
+"""Deaths of workers and shards without a training step in between, after which the sweep ends with the reason."""
 CPUS = {"worker": 0.2, "shard": 0.1, "learner": 0.5}
 """Shares asked of Ray's scheduler; real use is set by the threads of the job file."""
 
@@ -57,6 +59,7 @@ class _Fleet:
         self.histories: dict[int, PackHistory] = {}
         self.done: dict[int, Status] = {}
         self.given_up: dict[str, str] = {}
+        self.stream_deaths, self.progress = 0, 0  # of workers and shards, since the runs last moved
         for _ in range(spec.job.stream.workers):
             self._start_worker()
         for shard in range(spec.job.stream.shards):
@@ -135,6 +138,13 @@ class _Fleet:
 
     def _on_death(self, kind: str, number: int, error: Exception) -> None:
         _say(f"{kind} {number} died ({type(error).__name__}); starting a successor")
+        if kind in ("worker", "shard"):
+            self.stream_deaths += 1
+            if self.stream_deaths > STREAM_DEATHS:
+                reason = str(error).strip().split("\n")[-1]
+                raise MonosemError(
+                    f"model workers and buffer shards died {self.stream_deaths} times in a row: {reason}"
+                )
         if kind == "worker":
             del self.workers[number]
             self._start_worker()
@@ -180,6 +190,8 @@ class _Fleet:
             total.errors |= status.errors
             total.wait_share = max(total.wait_share, status.wait_share)
             total.note = status.note or total.note
+        if sum(total.steps.values()) > self.progress:
+            self.stream_deaths, self.progress = 0, sum(total.steps.values())
         return total
 
     def _stop(self) -> None:

@@ -29,6 +29,7 @@ def test_defaults_overrides_and_axes(file):
     job = load_job(SweepJob, file("name: a\nsae: {expansion_factor: 2}\ntrain: {lr: 1e-4}"), ["train.steps=7"])
     assert job.sae.expansion_factor == [2] and job.train.lr == 1e-4 and job.train.steps == 7
     assert job.track.group == "a"
+    assert load_job(SweepJob, file("train: {resample_steps: 5}"), []).train.resample_steps == [5]
     assert load_job(SweepJob, file("{}"), ["sae.expansion_factor=[1,2]"]).sae.expansion_factor == [1, 2]
 
 
