@@ -19,7 +19,7 @@ from monosem.store.store import open_store
 
 POLL_S = 0.5
 STOP_PATIENCE_S = 60.0
-STREAM_DEATHS = 10
+STREAM_DEATHS = 5
 """Deaths of workers and shards without a training step in between, after which the sweep ends with the reason."""
 CPUS = {"worker": 0.2, "shard": 0.1, "learner": 0.5}
 """Shares asked of Ray's scheduler; real use is set by the threads of the job file."""
