@@ -26,7 +26,7 @@ class LearnerActor:
         self.latest = Status()
 
     def train(self) -> Status:
-        """Train the pack. A stop on request comes back as a status with `interrupted` set."""
+        """Train the pack. A stop on request returns early, after a checkpoint."""
         keep_freed_memory()
         spec, store = self.spec, open_store(self.spec.job.store)
         self.source.join(0)
@@ -41,9 +41,8 @@ class LearnerActor:
         )
         try:
             loop.run()
-        except Interrupted:
+        except Interrupted:  # the supervisor asked, and knows
             self._note(loop)
-            self.latest.interrupted = True
         finally:
             self.source.leave()
         return self.latest

@@ -24,7 +24,6 @@ class Status:
     errors: dict[str, str] = field(default_factory=dict)
     wait_share: float = 0.0
     note: str = ""
-    interrupted: bool = False
 
 
 class Executor(Protocol):

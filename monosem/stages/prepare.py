@@ -39,7 +39,7 @@ def prepare_sweep(job: SweepJob, store: Store, report: Report = lambda n: None, 
     _check_writable(store)
     corpus = prepare(store, job.corpus, host.tokenizer, report)
     order = _order(job, corpus)
-    spec = SweepSpec(job, order, runs, d_in, host.digest, corpus.key, corpus.digest)
+    spec = SweepSpec(job, order, runs, d_in, host.digest, corpus.key, corpus.digest, sum(corpus.quarantined.values()))
     _claim_name(store, spec)
     return spec
 

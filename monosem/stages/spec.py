@@ -41,6 +41,7 @@ class SweepSpec:
     host_digest: str
     corpus_key: str
     corpus_digest: str
+    documents_passed_over: int = 0
 
 
 def expand_runs(job: SweepJob, d_in: int) -> tuple[RunSpec, ...]:

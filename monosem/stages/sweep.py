@@ -63,6 +63,10 @@ def _announce(spec: SweepSpec, open_runs: list[RunSpec], say: Callable[[str], No
         f"host {job.host.model} at {job.host.hook_point} (width {spec.d_in}), {rows:,} rows, "
         f"{rows / epoch:.2f} passes over the corpus"
     )
+    if spec.documents_passed_over:
+        say(
+            f"note: {spec.documents_passed_over:,} unusable documents passed over, see corpora/{spec.corpus_key}/index.json"
+        )
     if rows > epoch:
         say("note: rows repeat after the first pass, which the paper advises against; raise corpus.max_tokens")
 

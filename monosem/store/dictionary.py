@@ -28,7 +28,6 @@ from monosem.store.tensors import (
 SAE_LENS_VERSION = "6.37.6"
 """Whose layout this is. Without a version SAELens takes a file for one of before 6.0."""
 
-FILES = ("cfg.json", "sae_weights.safetensors", "sparsity.safetensors")
 LOG10_NEVER = -10.0
 """Stands for log10 of a density of zero."""
 
