@@ -64,9 +64,8 @@ def _announce(spec: SweepSpec, open_runs: list[RunSpec], say: Callable[[str], No
         f"{rows / epoch:.2f} passes over the corpus"
     )
     if spec.documents_passed_over:
-        say(
-            f"note: {spec.documents_passed_over:,} unusable documents passed over, see corpora/{spec.corpus_key}/index.json"
-        )
+        where = f"corpora/{spec.corpus_key}/index.json"
+        say(f"note: {spec.documents_passed_over:,} unusable documents passed over, see {where}")
     if rows > epoch:
         say("note: rows repeat after the first pass, which the paper advises against; raise corpus.max_tokens")
 
