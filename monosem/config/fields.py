@@ -30,6 +30,11 @@ def axis(default: list, help: str, **limits: Any):
     return field(default_factory=lambda: list(default), metadata=metadata)
 
 
+def name_in_file(name: str) -> str:
+    """A field's name as job files write it: `from_` is `from` there."""
+    return name.removesuffix("_")
+
+
 def _field(default: Any, metadata: dict):
     if default is MISSING:
         return field(metadata=metadata)
@@ -39,7 +44,7 @@ def _field(default: Any, metadata: dict):
 def check_fields(config: Any, source: str, prefix: str = "") -> None:
     """Raise InputError for the first value of `config` (nested) outside its field's limits."""
     for f in fields(config):
-        name, value = f"{prefix}{f.name}", getattr(config, f.name)
+        name, value = f"{prefix}{name_in_file(f.name)}", getattr(config, f.name)
         if is_dataclass(value):
             check_fields(value, source, name + ".")
             continue

@@ -1,6 +1,7 @@
 """The job files: every knob, its default, its limits and what it means. Plain frozen data.
 
-Values that follow from others are computed where they are used, never configured twice.
+Values that follow from others are computed where they are used, never configured twice. A field whose name is
+a word of Python's ends in an underscore here (`from_`) and not in the file (`from`).
 """
 
 from dataclasses import dataclass, field
@@ -9,19 +10,31 @@ from monosem.config.fields import axis, choice, number, text
 
 VARIANTS = ("relu",)
 PRECISIONS = ("fp32", "bf16")
+CODECS = ("raw", "zstd", "bf16", "int8")
 
 
 @dataclass(frozen=True, kw_only=True)
 class HostConfig:
     model: str = text(
-        "one-layer-a", "the host model: a bundled name (one-layer-a, one-layer-b) or a host directory's URI"
+        "one-layer-a",
+        "the host model: a bundled name (one-layer-a, one-layer-b), a host directory's path or URI, a Hugging Face "
+        "model's directory, or hf:org/name",
     )
-    hook_point: str = text("mlp.post", "where activations are read")
+    hook_point: list[str] = axis(["mlp.post"], "where activations are read; all from one forward pass")
+    revision: str | None = text(None, "hf: the commit, tag or branch; the commit it means is kept")
+    precision: str = choice("fp32", PRECISIONS, "Hugging Face hosts: of weights and forward pass")
+    device_map: str = choice("single", ("single", "auto"), "auto: a Hugging Face host spread over a worker's devices")
 
 
 @dataclass(frozen=True, kw_only=True)
 class CorpusConfig:
-    source: str = text("builtin", "builtin, or a path/glob of .txt, .jsonl or .parquet files, local or s3://")
+    source: str = text(
+        "builtin",
+        "builtin, a path/glob of .txt, .jsonl (.gz, .zst) or .parquet files, local or s3://, or hf:dataset[/config]",
+    )
+    split: str = text("train", "hf: which split")
+    revision: str | None = text(None, "hf: the commit, tag or branch")
+    bos: bool = field(default=False, metadata={"help": "every context starts with the host's begin-of-text token"})
     context_length: int = number(256, "tokens per context", ge=2, le=1_048_576)
     max_tokens: int = number(4_000_000, "stop reading once this many training tokens are packed", ge=1, le=10**13)
     heldout_fraction: float = number(0.05, "share of documents kept for evaluation", gt=0.0, le=0.5)
@@ -35,9 +48,29 @@ class StreamConfig:
     rows_per_context: int = number(128, "token positions sampled from each context", ge=1, le=1_048_576)
     shuffle_rows: int = number(65536, "rows that the shuffle keeps at hand", ge=1, le=2**40)
     contexts_per_item: int = number(16, "contexts in one forward pass of a model worker", ge=1, le=65536)
+    skip_positions: int = number(0, "leave out the first positions of every context", ge=0, le=1_048_575)
+    skip_special: bool = field(
+        default=False, metadata={"help": "leave out positions that hold an end-of-text or begin-of-text token"}
+    )
+    from_: str | None = text(None, "read the rows of this activation dataset instead of running the host")
+    tee: str | None = text(None, "keep the rows that stream by as an activation dataset at this path or URI")
+    ahead_rows: int = number(32768, "rows that the stream may run ahead of the slowest run", ge=1, le=2**40)
+    detach_after_s: float = number(
+        0.0, "a run that holds others up this long goes on by itself and harvests for itself; 0: all wait", ge=0.0, le=1e6
+    )
     workers: int = number(1, "model worker actors", ge=1, le=4096)
     shards: int = number(1, "buffer shard actors", ge=1, le=4096)
     threads: int = number(1, "CPU threads of one forward pass", ge=1, le=1024)
+
+
+@dataclass(frozen=True, kw_only=True)
+class DatasetConfig:
+    """How `monosem harvest` and `stream.tee` write activation datasets."""
+
+    codec: str = choice("raw", CODECS, "raw and zstd keep float32 bit for bit; bf16 and int8 round, by a measured error")
+    shard_rows: int = number(65536, "rows per file", ge=1, le=2**32)
+    first_row: int = number(0, "harvest: where the range begins", ge=0, le=2**60)
+    rows: int = number(0, "harvest: how many rows; 0: those that train.steps and train.batch_size use", ge=0, le=2**60)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,6 +140,7 @@ class SweepJob:
     host: HostConfig = field(default_factory=HostConfig)
     corpus: CorpusConfig = field(default_factory=CorpusConfig)
     stream: StreamConfig = field(default_factory=StreamConfig)
+    dataset: DatasetConfig = field(default_factory=DatasetConfig)
     sae: SaeJobConfig = field(default_factory=SaeJobConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
     learner: LearnerConfig = field(default_factory=LearnerConfig)

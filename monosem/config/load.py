@@ -9,7 +9,7 @@ from typing import TypeVar, get_origin, get_type_hints
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from monosem.config.fields import check_fields
+from monosem.config.fields import check_fields, name_in_file
 from monosem.errors import InputError
 
 Job = TypeVar("Job")
@@ -24,7 +24,7 @@ def load_job(schema: type[Job], path: str, overrides: list[str]) -> Job:
     for override in overrides:
         given = OmegaConf.merge(given, _parse_override(override, schema))
     try:
-        merged = OmegaConf.merge(OmegaConf.structured(schema), _lists_where_wanted(given, schema))
+        merged = OmegaConf.merge(OmegaConf.structured(schema), _as_declared(given, schema))
         job = OmegaConf.to_object(merged)
     except OmegaConfBaseException as error:
         raise InputError(f"{path}: {_where(error)}{_first_line(error)}") from error
@@ -35,9 +35,9 @@ def load_job(schema: type[Job], path: str, overrides: list[str]) -> Job:
 
 
 def to_plain(job: object) -> dict:
-    """The job as nested dicts and lists of plain values."""
+    """The job as nested dicts and lists of plain values, under the names that a file uses."""
     if is_dataclass(job):
-        return {f.name: to_plain(getattr(job, f.name)) for f in fields(job)}
+        return {name_in_file(f.name): to_plain(getattr(job, f.name)) for f in fields(job)}
     return list(job) if isinstance(job, list) else job
 
 
@@ -76,7 +76,7 @@ def _parse_override(override: str, schema: type):
 
 def _check_node(node, schema: type, source: str, prefix: str = "") -> None:
     """Unknown keys, sections that are not mappings, and interpolations that reach outside the file."""
-    hints = get_type_hints(schema)
+    hints = _hints(schema)
     for key in node:
         name = f"{prefix}{key}"
         if key not in hints:
@@ -85,11 +85,16 @@ def _check_node(node, schema: type, source: str, prefix: str = "") -> None:
         if is_dataclass(hints[key]):
             if not isinstance(value, dict):
                 raise InputError(
-                    f"{source}: {name}={value!r}: is a section with keys {', '.join(get_type_hints(hints[key]))}"
+                    f"{source}: {name}={value!r}: is a section with keys {', '.join(_hints(hints[key]))}"
                 )
             _check_node(node._get_node(key), hints[key], source, name + ".")
         else:
             _refuse_resolvers(value, name, source)
+
+
+def _hints(schema: type) -> dict[str, type]:
+    """Types of the fields, by their names in a file."""
+    return {name_in_file(name): hint for name, hint in get_type_hints(schema).items()}
 
 
 def _refuse_resolvers(value: object, name: str, source: str) -> None:
@@ -109,24 +114,28 @@ def _neighbour(key: str, prefix: str, hints: dict) -> str:
     return f"; known here: {', '.join(hints)}"
 
 
-def _lists_where_wanted(given, schema: type):
-    """A copy in which a single value has become a list of one where a list is wanted."""
-    plain = OmegaConf.to_container(given, resolve=False)
+def _as_declared(given, schema: type):
+    """A copy with the fields' own names, in which a single value has become a list where a list is wanted."""
 
-    def walk(node: dict, schema: type) -> None:
+    def walk(node: dict, schema: type) -> dict:
+        found = {}
         for name, hint in get_type_hints(schema).items():
-            if get_origin(hint) is list and name in node and not isinstance(node[name], list):
-                node[name] = [node[name]]
-            if is_dataclass(hint) and isinstance(node.get(name), dict):
-                walk(node[name], hint)
+            if (key := name_in_file(name)) not in node:
+                continue
+            value = node[key]
+            if is_dataclass(hint) and isinstance(value, dict):
+                value = walk(value, hint)
+            elif get_origin(hint) is list and not isinstance(value, list):
+                value = [value]
+            found[name] = value
+        return found
 
-    walk(plain, schema)
-    return OmegaConf.create(plain)
+    return OmegaConf.create(walk(OmegaConf.to_container(given, resolve=False), schema))
 
 
 def _where(error: OmegaConfBaseException) -> str:
     key = error.full_key
-    return f"{key}: " if key else ""
+    return f"{name_in_file(key)}: " if key else ""
 
 
 def _first_line(error: Exception) -> str:
