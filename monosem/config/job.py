@@ -56,7 +56,7 @@ class StreamConfig:
     tee: str | None = text(None, "keep the rows that stream by as an activation dataset at this path or URI")
     ahead_rows: int = number(32768, "rows that the stream may run ahead of the slowest run", ge=1, le=2**40)
     detach_after_s: float = number(
-        0.0, "a run that holds others up this long goes on by itself and harvests for itself; 0: all wait", ge=0.0, le=1e6
+        0.0, "seconds that a run may hold others up before it harvests for itself; 0: all wait", ge=0.0, le=1e6
     )
     workers: int = number(1, "model worker actors", ge=1, le=4096)
     shards: int = number(1, "buffer shard actors", ge=1, le=4096)
@@ -67,7 +67,7 @@ class StreamConfig:
 class DatasetConfig:
     """How `monosem harvest` and `stream.tee` write activation datasets."""
 
-    codec: str = choice("raw", CODECS, "raw and zstd keep float32 bit for bit; bf16 and int8 round, by a measured error")
+    codec: str = choice("raw", CODECS, "raw and zstd keep every bit; bf16 and int8 round, by a measured error")
     shard_rows: int = number(65536, "rows per file", ge=1, le=2**32)
     first_row: int = number(0, "harvest: where the range begins", ge=0, le=2**60)
     rows: int = number(0, "harvest: how many rows; 0: those that train.steps and train.batch_size use", ge=0, le=2**60)

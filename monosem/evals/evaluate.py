@@ -9,7 +9,7 @@ from torch import Tensor
 from monosem.config.job import EvalConfig
 from monosem.evals.recovered import RecoveredMeter
 from monosem.evals.sparsity import density_histogram, measure_sparsity
-from monosem.host.transformer import OneLayerTransformer
+from monosem.host.model import HostModel
 from monosem.sae.model import Sae
 from monosem.text.index import context_tokens
 from monosem.text.tokens import TokenIndex
@@ -26,7 +26,7 @@ class Evaluation:
 class Evaluator:
     """Holds the held-out text and rows of one host and hook point; measures any number of dictionaries."""
 
-    def __init__(self, model: OneLayerTransformer, heldout: TokenIndex, hook_point: str, config: EvalConfig):
+    def __init__(self, model: HostModel, heldout: TokenIndex, hook_point: str, config: EvalConfig):
         self.device = "cuda" if torch.cuda.is_available() else "cpu"
         self.model, self.hook_point, self.config = model.to(self.device), hook_point, config
         self.heldout = heldout
@@ -63,9 +63,9 @@ class Evaluator:
         contexts = -(-self.config.rows // self.heldout.tokens_NT.shape[1])
         left = self.config.rows
         for batch in self._batches(contexts):
-            x = self.model.capture(batch, self.hook_point).flatten(0, 1)[:left]
+            x = self.model.capture(batch, [self.hook_point])[self.hook_point].flatten(0, 1)[:left].float()
             left -= len(x)
-            yield x
+            yield x[torch.isfinite(x).all(dim=1)]
 
     def _batches(self, n_contexts: int) -> list[Tensor]:
         n = min(n_contexts, len(self.heldout.tokens_NT))

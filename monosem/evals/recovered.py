@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from monosem.evals.sparsity import row_chunks
-from monosem.host.transformer import OneLayerTransformer, next_token_loss
+from monosem.host.model import HostModel, next_token_loss
 from monosem.sae.model import Sae
 
 Edit = Callable[[Tensor], Tensor]
@@ -32,7 +32,7 @@ class Recovered:
 
 
 @torch.no_grad()
-def edited_loss(model: OneLayerTransformer, batches: Sequence[Tensor], hook_point: str, edit: Edit) -> float:
+def edited_loss(model: HostModel, batches: Sequence[Tensor], hook_point: str, edit: Edit) -> float:
     """Mean loss over token batches [B, T] with `edit` applied at the hook point."""
     total, contexts = 0.0, 0
     for tokens in batches:
@@ -44,7 +44,7 @@ def edited_loss(model: OneLayerTransformer, batches: Sequence[Tensor], hook_poin
 class RecoveredMeter:
     """Measures many dictionaries on the same text; clean and zero-ablated loss are computed once."""
 
-    def __init__(self, model: OneLayerTransformer, batches: Sequence[Tensor], hook_point: str):
+    def __init__(self, model: HostModel, batches: Sequence[Tensor], hook_point: str):
         self.model, self.batches, self.hook_point = model, batches, hook_point
         self.clean = edited_loss(model, batches, hook_point, lambda x: x)
         self.zero_ablated = edited_loss(model, batches, hook_point, torch.zeros_like)

@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 
 from monosem.config.job import PretrainConfig
-from monosem.host.transformer import OneLayerTransformer, TransformerConfig, next_token_loss
+from monosem.host.model import next_token_loss
+from monosem.host.transformer import OneLayerTransformer, TransformerConfig
 from monosem.rows.permute import PRETRAIN, shuffled
 from monosem.store.checkpoints import CheckpointLog
 

@@ -14,8 +14,9 @@ from tokenizers import Tokenizer
 
 from monosem.errors import InputError, IntegrityError
 from monosem.host.transformer import HOOK_POINTS, OneLayerTransformer, TransformerConfig
+from monosem.store.plain import pack_json, sha256, unpack_json
 from monosem.store.store import Store, open_store
-from monosem.store.tensors import pack_json, pack_tensors, sha256, tensors_digest, unpack_json, unpack_tensors
+from monosem.store.tensors import pack_tensors, tensors_digest, unpack_tensors
 
 BUNDLED = Path(__file__).parent / "bundled"
 FILES = ("config.json", "model.safetensors", "tokenizer.json")

@@ -11,16 +11,29 @@ Hook points, in the order in which they are computed:
     resid_pre -> attn.z -> attn.out -> resid_mid -> mlp.pre -> mlp.post -> mlp.out -> resid_post
 """
 
-from collections.abc import Callable, Mapping
+import difflib
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from monosem.host.model import Edits, UnknownHookPoint, captured
+
 HOOK_POINTS = ("resid_pre", "attn.z", "attn.out", "resid_mid", "mlp.pre", "mlp.post", "mlp.out", "resid_post")
 
-Hooks = Mapping[str, Callable[[Tensor], Tensor]]
+TRANSFORMER_LENS = {
+    "resid_pre": "hook_resid_pre",
+    "attn.z": "attn.hook_z",
+    "attn.out": "hook_attn_out",
+    "resid_mid": "hook_resid_mid",
+    "mlp.pre": "mlp.hook_pre",
+    "mlp.post": "mlp.hook_post",
+    "mlp.out": "hook_mlp_out",
+    "resid_post": "hook_resid_post",
+}
+"""What TransformerLens calls the hook points of a block."""
 
 
 @dataclass(frozen=True)
@@ -32,10 +45,6 @@ class TransformerConfig:
     d_model: int = 128
     d_mlp: int = 512
     n_heads: int = 4
-
-
-class _Stop(Exception):
-    """Raised by a capturing hook: nothing after the hook point is needed."""
 
 
 class OneLayerTransformer(nn.Module):
@@ -53,32 +62,42 @@ class OneLayerTransformer(nn.Module):
         self.norm_final = nn.LayerNorm(c.d_model)
         self.unembed = nn.Linear(c.d_model, c.vocab_size, bias=False)
 
-    def forward(self, tokens_BT: Tensor, hooks: Hooks | None = None) -> Tensor:
-        """Logits [B, T, V]. Each of `hooks` is called with the tensor at its hook point; what it returns goes on."""
-        return self.unembed(self.norm_final(self._residual(tokens_BT, hooks or {})))
+    def forward(self, tokens_BT: Tensor, edits: Edits | None = None) -> Tensor:
+        """Logits [B, T, V]. Each of `edits` is called with the tensor at its hook point; what it returns goes on."""
+        return self.unembed(self.norm_final(self._residual(tokens_BT, edits or {})))
 
-    @torch.no_grad()
-    def capture(self, tokens_BT: Tensor, hook_point: str) -> Tensor:
-        """Activations at `hook_point` [B, T, width]; nothing after it is computed."""
-        found: list[Tensor] = []
+    @property
+    def context_length(self) -> int:
+        return self.config.context_length
 
-        def keep(x: Tensor) -> Tensor:
-            found.append(x)
-            raise _Stop
+    @property
+    def vocab_size(self) -> int:
+        return self.config.vocab_size
 
-        try:
-            self._residual(tokens_BT, {hook_point: keep})
-        except _Stop:
-            return found[0]
-        raise ValueError(f"unknown hook point {hook_point!r}")
+    def resolve(self, hook_point: str) -> str:
+        """The short name: `mlp.post`, `blocks.0.mlp.post` and `blocks.0.mlp.hook_post` are one point."""
+        name = hook_point.removeprefix("blocks.0.")
+        name = {theirs: ours for ours, theirs in TRANSFORMER_LENS.items()}.get(name, name)
+        if name in HOOK_POINTS:
+            return name
+        near = difflib.get_close_matches(name, HOOK_POINTS, 1)
+        hint = f" (did you mean {near[0]}?)" if near else ""
+        raise UnknownHookPoint(f"must be one of {', '.join(HOOK_POINTS)}{hint}")
+
+    def alias(self, hook_point: str) -> str:
+        return f"blocks.0.{TRANSFORMER_LENS[hook_point]}"
+
+    def capture(self, tokens_BT: Tensor, hook_points: Sequence[str]) -> dict[str, Tensor]:
+        """Activations [B, T, width] at each of `hook_points`; nothing after the last is computed."""
+        return captured(self, tokens_BT, hook_points)
 
     def width(self, hook_point: str) -> int:
         """Size of the last dimension at `hook_point`."""
         return self.config.d_mlp if hook_point in ("mlp.pre", "mlp.post") else self.config.d_model
 
-    def _residual(self, tokens_BT: Tensor, hooks: Hooks) -> Tensor:
+    def _residual(self, tokens_BT: Tensor, edits: Edits) -> Tensor:
         def at(name: str, x: Tensor) -> Tensor:
-            return hooks[name](x) if name in hooks else x
+            return edits[name](x) if name in edits else x
 
         places = torch.arange(tokens_BT.shape[1], device=tokens_BT.device)
         x_BTD = at("resid_pre", self.embed(tokens_BT) + self.position(places))
@@ -94,9 +113,3 @@ class OneLayerTransformer(nn.Module):
         q, k, v = heads.permute(2, 0, 3, 1, 4)
         z = F.scaled_dot_product_attention(q, k, v, is_causal=True)
         return z.transpose(1, 2).reshape(B, T, D)
-
-
-def next_token_loss(logits_BTV: Tensor, tokens_BT: Tensor) -> Tensor:
-    """Mean cross-entropy of each next token, in nats (scalar)."""
-    V = logits_BTV.shape[-1]
-    return F.cross_entropy(logits_BTV[:, :-1].reshape(-1, V).float(), tokens_BT[:, 1:].reshape(-1))

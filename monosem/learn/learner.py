@@ -18,6 +18,11 @@ from monosem.sae.resample import resample
 MOMENTS = ("exp_avg", "exp_avg_sq")
 
 
+def finite_rows(x: Tensor) -> Tensor:
+    """Rows [n, d_in] without the masked ones, which hold NaN."""
+    return x[~x[:, 0].isnan()]
+
+
 class Learner:
     """One SAE in training.
 
@@ -36,7 +41,7 @@ class Learner:
     ):
         self.config, self.train, self.slots = sae, train, slots
         self.sae: Sae = init_sae(sae, b_dec).to(device)
-        self.steps_done = 0
+        self.steps_done, self.masked_rows = 0, 0
         self.last_fired_F = torch.zeros(sae.d_sae, dtype=torch.int64, device=device)
         self.adam = torch.optim.Adam(
             [{"params": [self.sae.tensors()[name]]} for name in PARAMETERS],
@@ -48,20 +53,21 @@ class Learner:
 
     @torch.no_grad()
     def step(self, x: Tensor) -> dict[str, Tensor]:
-        """One optimiser step on a batch [batch, d_in].
+        """One optimiser step on a batch [batch, d_in]. Rows that hold a NaN at their start count for nothing.
 
         Returns scalars, still on the device: loss, mse, fvu (of this batch), l1, l0.
         """
         if x.ndim != 2 or x.shape[1] != self.config.d_in:
             raise ValueError(f"a batch must be [rows, {self.config.d_in}], got {tuple(x.shape)}")
-        x = x.to(self.sae.W_enc)
-        result = batch_gradients(self.sae, x, self.slots, self.train.precision)
+        x, masked_B = self._unmasked(x.to(self.sae.W_enc))
+        result = batch_gradients(self.sae, x, self.slots, self.train.precision, masked_B)
         self._update(result.gradients)
         self.steps_done += 1
         self.last_fired_F.masked_fill_(result.fired_F, self.steps_done)
         B, D = x.shape
         mse, l1 = result.squared_error / (B * D), result.l1 / B
-        total = (x - x.mean(dim=0)).square().sum()
+        kept = x if masked_B is None else x[~masked_B]
+        total = (kept - kept.mean(dim=0)).square().sum()
         return {
             "loss": mse + self.config.l1_coefficient * l1,
             "mse": mse,
@@ -74,6 +80,7 @@ class Learner:
     def resample(self, x: Tensor) -> int:
         """Resample features silent in the last `resample_window` steps, on rows [n, d_in]. Returns how many."""
         dead_F = self.dead(self.train.resample_window)
+        x = finite_rows(x)
         chunk = self.train.batch_size // self.slots
         reborn = resample(self.sae, dead_F, x, self.steps_done, chunk, self.train.precision, self._reset_moments)
         self.last_fired_F[reborn] = self.steps_done
@@ -94,6 +101,7 @@ class Learner:
     def state(self) -> dict[str, Tensor]:
         """Everything a checkpoint needs besides `steps_done`."""
         tensors = dict(self.sae.tensors()) | {"last_fired": self.last_fired_F}
+        tensors["masked_rows"] = torch.tensor(self.masked_rows)
         for name in PARAMETERS:
             for key in MOMENTS:
                 tensors[f"adam.{name}.{key}"] = self._moments(name)[key]
@@ -107,7 +115,19 @@ class Learner:
                 moments[key].copy_(tensors[f"adam.{name}.{key}"])
             moments["step"].fill_(float(steps_done))
         self.last_fired_F.copy_(tensors["last_fired"])
+        self.masked_rows = int(tensors["masked_rows"])
         self.steps_done = steps_done
+
+    def _unmasked(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
+        """The batch with zeros for masked rows, and which they are; almost always none."""
+        masked_B = x[:, 0].isnan()
+        n = int(masked_B.sum())
+        if n == 0:
+            return x, None
+        if n == len(x):
+            raise Diverged(f"all {n} rows of step {self.steps_done + 1} are masked: the host gave NaN or infinity")
+        self.masked_rows += n
+        return x.masked_fill(masked_B[:, None], 0.0), masked_B
 
     def _update(self, gradients: dict[str, Tensor]) -> None:
         """Adam on all parameters; decoder rows keep unit norm and move only at right angles to themselves."""

@@ -14,8 +14,8 @@ from monosem.learn.learner import Learner
 from monosem.store import layout
 from monosem.store.checkpoints import CheckpointLog
 from monosem.store.dictionary import write_dictionary
+from monosem.store.plain import pack_json
 from monosem.store.store import Store
-from monosem.store.tensors import pack_json
 from monosem.track.tracker import Tracker
 
 

@@ -7,8 +7,8 @@ from markupsafe import Markup
 
 from monosem.report import plots
 from monosem.store import layout
+from monosem.store.plain import unpack_json
 from monosem.store.store import Store
-from monosem.store.tensors import unpack_json
 
 DENSE_FROM, ULTRALOW_TO = -2.0, -4.0
 """log10 densities: of a feature too common to mean one thing, and of one too rare to tell on this much text."""

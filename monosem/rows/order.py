@@ -1,6 +1,6 @@
 """Which activation row stands at which position of the stream: a pure, invertible function.
 
-Contexts are taken in a fresh permutation per epoch; of each, r token positions are sampled. K contexts
+Contexts are taken in a fresh permutation per epoch; of the positions that each keeps, r are sampled. K contexts
 form a block; each context deals its r rows evenly to G generations; segment s is made of generation
 0 of block s, generation 1 of block s-1, ... generation G-1 of block s-G+1, permuted. So at any time
 about K*r*(G+1)/2 rows are at hand, and rows of one context are spread over G segments.
@@ -17,7 +17,8 @@ shards, learners, time or history. Numbers are int64 arrays of any shape unless 
 """
 
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
+from typing import Protocol
 
 import numpy as np
 
@@ -25,6 +26,8 @@ from monosem.rows.permute import CONTEXTS, SEGMENT, TOKENS, Feistel, shuffled
 
 MAX_GENERATIONS = 16
 """More generations spread a context further but make segments smaller than a few batches."""
+LARGEST_TABLE = 1 << 22
+"""Segments up to this many rows are permuted by a table, larger ones by a Feistel network."""
 
 
 @dataclass(frozen=True)
@@ -32,7 +35,7 @@ class StreamOrder:
     """Everything the order depends on.
 
     seed                of the stream
-    n_contexts          contexts in the token index (N)
+    n_contexts          contexts that may be used (N), numbered from 0
     context_length      tokens per context (T)
     rows_per_context    sampled token positions per context (r)
     contexts_per_item   contexts of one work item, the fixed shape of a forward pass
@@ -84,7 +87,7 @@ class StreamOrder:
         g, i = rho % G, rho // G
         s = b + g
         w = (g * K + kappa) * (r // G) + i
-        x = _by_segment(s, w, lambda segment, places: self.phi(segment)[places])
+        x = _by_segment(s, w, lambda segment, places: self.phi(segment)(places))
         return (s - (G - 1)) * (K * r) + x
 
     def row(self, t: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -92,27 +95,35 @@ class StreamOrder:
         K, r, G = self.contexts_per_block, self.rows_per_context, self.generations
         s, x = np.divmod(np.asarray(t), K * r)
         s = s + (G - 1)
-        w = _by_segment(s, x, lambda segment, places: self.phi_inverse(segment)[places])
+        w = _by_segment(s, x, lambda segment, places: self.phi(segment).inverse(places))
         g, rest = np.divmod(w, K * (r // G))
         kappa, i = np.divmod(rest, r // G)
         return (s - g) * K + kappa, i * G + g
 
     def context(self, j: np.ndarray) -> np.ndarray:
-        """Context of the token index at place j of the stream."""
-        j = np.asarray(j)
-        epoch, a = np.divmod(j, self.contexts_per_epoch)
+        """Context at place j of the stream, below n_contexts."""
+        epoch, a = np.divmod(np.asarray(j), self.contexts_per_epoch)
         return _by_segment(epoch, a, lambda e, places: self._contexts(e)(places))
 
-    def tokens(self, j: int) -> np.ndarray:
-        """The r sampled token positions of stream context j, in order of rho. int64 [r]."""
-        return shuffled(self.seed, TOKENS, j, self.context_length)[: self.rows_per_context]
+    def place_of_context(self, context: np.ndarray, epoch: int) -> np.ndarray:
+        """Place j of each context in `epoch`, or -1 where that epoch leaves it over: the inverse of `context`."""
+        a = self._contexts(epoch).inverse(context)
+        return np.where(a < self.contexts_per_epoch, epoch * self.contexts_per_epoch + a, -1)
 
-    def phi(self, segment: int) -> np.ndarray:
-        """Permutation of the places of `segment` (counted with the unemitted ones). int64 [K*r]."""
+    def tokens(self, j: int, keep: np.ndarray | None = None) -> np.ndarray:
+        """The r sampled token positions of stream context j, in order of rho. int64 [r].
+
+        keep   positions to sample from, int64 [at least r]; all of the context if None
+        """
+        if keep is None:
+            return shuffled(self.seed, TOKENS, j, self.context_length)[: self.rows_per_context]
+        if len(keep) < self.rows_per_context:
+            raise ValueError(f"context {j} of the stream keeps {len(keep)} positions, needs {self.rows_per_context}")
+        return keep[shuffled(self.seed, TOKENS, j, len(keep))[: self.rows_per_context]]
+
+    def phi(self, segment: int) -> "Permutation":
+        """The permutation of the places of `segment` (counted with the unemitted ones)."""
         return _phi(self.seed, segment, self.segment_rows)
-
-    def phi_inverse(self, segment: int) -> np.ndarray:
-        return np.argsort(self.phi(segment), kind="stable")
 
     def _contexts(self, epoch: int) -> Feistel:
         return Feistel(self.n_contexts, self.seed, CONTEXTS, epoch)
@@ -123,14 +134,20 @@ class StreamOrder:
         """Contexts of work item `item` (block item // V). int64 [contexts_per_item]."""
         return self.context(np.arange(item * self.contexts_per_item, (item + 1) * self.contexts_per_item))
 
-    def item_tokens(self, item: int) -> np.ndarray:
-        """Token positions of the item's rows, tile by tile, in canonical order.
+    def item_places(self, item: int) -> range:
+        """Places j of work item `item` in the stream."""
+        return range(item * self.contexts_per_item, (item + 1) * self.contexts_per_item)
+
+    def by_tile(self, tokens_cr: np.ndarray) -> np.ndarray:
+        """The sampled positions of an item's contexts, [contexts_per_item, r], tile by tile in canonical order.
 
         int64 [G, contexts_per_item, r // G]: entry (g, c, i) is rho = i*G + g of the item's context c.
         """
-        first = item * self.contexts_per_item
-        rows = np.stack([self.tokens(first + c) for c in range(self.contexts_per_item)])
-        return rows.reshape(self.contexts_per_item, -1, self.generations).transpose(2, 0, 1)
+        return tokens_cr.reshape(self.contexts_per_item, -1, self.generations).transpose(2, 0, 1)
+
+    def tile_segment(self, item: int, generation: int) -> int:
+        """The emitted segment that a tile goes to; negative if that is not emitted."""
+        return item // self.items_per_block + generation - (self.generations - 1)
 
     def items_of_segment(self, u: int) -> list[tuple[int, int]]:
         """(item, generation) of all tiles of emitted segment u, in canonical order of w."""
@@ -146,7 +163,7 @@ class StreamOrder:
         s = u + self.generations - 1
         v = item % self.items_per_block
         first = (generation * self.items_per_block + v) * self.tile_rows
-        return self.phi(s)[first : first + self.tile_rows]
+        return self.phi(s)(np.arange(first, first + self.tile_rows))
 
 
 def plan_order(
@@ -176,11 +193,35 @@ def segment_pieces(lo: int, hi: int, segment_rows: int) -> list[tuple[int, int, 
     return pieces
 
 
-@lru_cache(maxsize=64)
-def _phi(seed: int, segment: int, n: int) -> np.ndarray:
-    table = shuffled(seed, SEGMENT, segment, n)
-    table.setflags(write=False)
-    return table
+class Permutation(Protocol):
+    def __call__(self, x: np.ndarray) -> np.ndarray: ...
+    def inverse(self, y: np.ndarray) -> np.ndarray: ...
+
+
+class _Table:
+    """A uniform permutation kept as a table, and its inverse once that is asked for."""
+
+    def __init__(self, table: np.ndarray):
+        self.table = table
+        self.table.setflags(write=False)
+
+    def __call__(self, x: np.ndarray) -> np.ndarray:
+        return self.table[x]
+
+    def inverse(self, y: np.ndarray) -> np.ndarray:
+        return self._inverse[y]
+
+    @cached_property
+    def _inverse(self) -> np.ndarray:
+        return np.argsort(self.table, kind="stable")
+
+
+@lru_cache(maxsize=4)
+def _phi(seed: int, segment: int, n: int) -> Permutation:
+    """A table up to LARGEST_TABLE; beyond it a Feistel network, which needs no memory."""
+    if n <= LARGEST_TABLE:
+        return _Table(shuffled(seed, SEGMENT, segment, n))
+    return Feistel(n, seed, SEGMENT, segment)
 
 
 def _by_segment(groups: np.ndarray, places: np.ndarray, look_up) -> np.ndarray:

@@ -46,12 +46,21 @@ def matmul(a: Tensor, b: Tensor, precision: str) -> Tensor:
     return (a.bfloat16() @ b.bfloat16()).float()
 
 
-def slot_gradients(sae: Sae, x_BD: Tensor, batch_size: int, precision: str = "fp32") -> SlotResult:
-    """Gradients of the loss of a batch of `batch_size` rows, from those of its rows that are in this slot."""
+def slot_gradients(
+    sae: Sae, x_BD: Tensor, batch_size: int, precision: str = "fp32", masked_B: Tensor | None = None
+) -> SlotResult:
+    """Gradients of the loss of a batch of `batch_size` rows, from those of its rows that are in this slot.
+
+    masked_B   rows that count for nothing, bool [B]; their values must be finite
+    """
     D, l1 = sae.config.d_in, sae.config.l1_coefficient
     xc_BD = x_BD - sae.b_dec
     f_BF = matmul(xc_BD, sae.W_enc, precision).add_(sae.b_enc).relu_()
+    if masked_B is not None:
+        f_BF[masked_B] = 0.0
     r_BD = matmul(f_BF, sae.W_dec, precision).sub_(xc_BD)  # x_hat - x
+    if masked_B is not None:
+        r_BD[masked_B] = 0.0
     squared_error, l1_sum = (r_BD * r_BD).sum(), f_BF.sum()
     fired_F = f_BF.amax(dim=0) > 0
     active = torch.count_nonzero(f_BF)
@@ -71,12 +80,17 @@ def slot_gradients(sae: Sae, x_BD: Tensor, batch_size: int, precision: str = "fp
     return SlotResult(gradients, fired_F, squared_error, l1_sum, active)
 
 
-def batch_gradients(sae: Sae, x_BD: Tensor, slots: int, precision: str = "fp32") -> SlotResult:
+def batch_gradients(
+    sae: Sae, x_BD: Tensor, slots: int, precision: str = "fp32", masked_B: Tensor | None = None
+) -> SlotResult:
     """The batch cut into `slots` equal parts, their results added in one fixed binary tree."""
     B = x_BD.shape[0]
     if B % slots:
         raise ValueError(f"a batch of {B} rows does not divide into {slots} slots")
-    return tree_sum([lambda x=x: slot_gradients(sae, x, B, precision) for x in x_BD.split(B // slots)])
+    m = B // slots
+    masks = [None] * slots if masked_B is None else masked_B.split(m)
+    pairs = zip(x_BD.split(m), masks, strict=True)
+    return tree_sum([lambda x=x, bad=bad: slot_gradients(sae, x, B, precision, bad) for x, bad in pairs])
 
 
 def tree_sum(parts: list):

@@ -6,8 +6,8 @@ from monosem.evals.evaluate import Evaluator
 from monosem.host.stored import load_host
 from monosem.store import layout
 from monosem.store.dictionary import load
+from monosem.store.plain import unpack_json
 from monosem.store.store import open_store
-from monosem.store.tensors import unpack_json
 from monosem.text import index
 
 

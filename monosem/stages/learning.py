@@ -16,8 +16,8 @@ from monosem.learn.run import Run
 from monosem.sae.init import geometric_median
 from monosem.stages.spec import RunSpec, SweepSpec
 from monosem.store import layout
+from monosem.store.plain import sha256
 from monosem.store.store import Store
-from monosem.store.tensors import sha256
 from monosem.stream.harvest import Harvester
 from monosem.stream.reader import RowReader
 from monosem.text.index import Corpus, load

@@ -3,8 +3,8 @@
 from monosem.errors import InputError
 from monosem.store import layout
 from monosem.store.checkpoints import CheckpointLog
+from monosem.store.plain import unpack_json
 from monosem.store.store import Store
-from monosem.store.tensors import unpack_json
 
 COLUMNS = [
     "sweep",

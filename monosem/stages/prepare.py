@@ -16,8 +16,8 @@ from monosem.stages.spec import (
     training_bytes,
 )
 from monosem.store import layout
+from monosem.store.plain import pack_json, sha256, unpack_json
 from monosem.store.store import Store
-from monosem.store.tensors import pack_json, sha256, unpack_json
 from monosem.text.files import find_files
 from monosem.text.index import Corpus, Report, prepare
 

@@ -11,8 +11,8 @@ from monosem.host.stored import save_host
 from monosem.host.transformer import TransformerConfig
 from monosem.memory import keep_freed_memory
 from monosem.store.checkpoints import CheckpointLog
+from monosem.store.plain import sha256
 from monosem.store.store import Store, open_store
-from monosem.store.tensors import sha256
 from monosem.text import builtin, files
 from monosem.text.index import Corpus, prepare
 from monosem.text.tokens import Tokenizer, train_tokenizer

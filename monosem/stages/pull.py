@@ -4,8 +4,8 @@ from pathlib import Path
 
 from monosem.errors import InputError, IntegrityError
 from monosem.store import layout
+from monosem.store.plain import sha256, unpack_json
 from monosem.store.store import LocalStore, open_store
-from monosem.store.tensors import sha256, unpack_json
 
 
 def pull_dictionary(uri: str, directory: str) -> str:

@@ -9,8 +9,8 @@ from monosem.config.job import SweepJob
 from monosem.config.load import load_job
 from monosem.errors import InputError
 from monosem.store import layout
+from monosem.store.plain import unpack_json
 from monosem.store.store import open_store
-from monosem.store.tensors import unpack_json
 
 
 def stored_job(uri: str) -> SweepJob:

@@ -13,8 +13,9 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from monosem.errors import IntegrityError, StoreError
+from monosem.store.plain import pack_json, sha256, unpack_json
 from monosem.store.store import Store
-from monosem.store.tensors import pack_json, pack_tensors, sha256, unpack_json, unpack_tensors
+from monosem.store.tensors import pack_tensors, unpack_tensors
 
 KEEP = 2
 """Newest checkpoints that stay; one more than needed, for a reader that is just opening one."""

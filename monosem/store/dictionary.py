@@ -15,15 +15,9 @@ from torch import Tensor
 from monosem.errors import InputError, IntegrityError
 from monosem.sae.config import SaeConfig
 from monosem.sae.model import PARAMETERS, Sae
+from monosem.store.plain import pack_json, sha256, unpack_json
 from monosem.store.store import Store, open_store
-from monosem.store.tensors import (
-    pack_json,
-    pack_tensors,
-    sha256,
-    tensors_digest,
-    unpack_json,
-    unpack_tensors,
-)
+from monosem.store.tensors import pack_tensors, tensors_digest, unpack_tensors
 
 SAE_LENS_VERSION = "6.37.6"
 """Whose layout this is. Without a version SAELens takes a file for one of before 6.0."""

@@ -1,7 +1,6 @@
 """Tensors to bytes and back: safetensors only, so that reading a file executes nothing."""
 
 import hashlib
-import json
 
 import torch
 from safetensors.torch import load, save
@@ -29,22 +28,3 @@ def tensors_digest(tensors: dict[str, torch.Tensor]) -> str:
         digest.update(f"{name} {t.dtype} {tuple(t.shape)}\n".encode())
         digest.update(t.reshape(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()
-
-
-def sha256(data: bytes) -> str:
-    return hashlib.sha256(data).hexdigest()
-
-
-def pack_json(value: object) -> bytes:
-    """JSON for people and programs: sorted keys, finite numbers only, a newline at the end."""
-    return (json.dumps(value, indent=1, sort_keys=True, allow_nan=False, ensure_ascii=False) + "\n").encode()
-
-
-def unpack_json(data: bytes, what: str) -> dict:
-    try:
-        value = json.loads(data)
-    except (ValueError, RecursionError) as error:
-        raise IntegrityError(f"{what}: not valid JSON: {error}") from error
-    if not isinstance(value, dict):
-        raise IntegrityError(f"{what}: a JSON object was expected")
-    return value

@@ -1,37 +1,82 @@
-"""Harvest: run the host on one work item and keep the sampled rows.
+"""Harvest: run the host on one work item and keep the sampled rows of every hook point.
 
 A work item is the launch: a fixed number of contexts in a fixed order, never re-batched, so its
 bits do not depend on who computed it, when, or what else was asked for.
 """
 
+from collections.abc import Sequence
+from dataclasses import dataclass
+
 import numpy as np
 import pyarrow as pa
 import torch
+import xxhash
+from torch import Tensor
 
-from monosem.host.transformer import OneLayerTransformer
+from monosem.host.model import HostModel
 from monosem.rows.order import StreamOrder
-from monosem.stream.records import item_batch
+from monosem.stream.records import columns_of, item_batch
 from monosem.text.index import context_tokens
+from monosem.text.selection import Selection
 from monosem.text.tokens import TokenIndex
 from monosem.threads import torch_threads
+
+CANARY = 0
+"""The work item that every worker computes first, to show that it makes the sweep's bits."""
+
+
+@dataclass(frozen=True)
+class StreamText:
+    """What the stream's tokens are: the index, which of its contexts and positions count, and their order."""
+
+    index: TokenIndex
+    selection: Selection
+    order: StreamOrder
+
+    def item(self, item: int) -> tuple[np.ndarray, np.ndarray]:
+        """Contexts of the token index [contexts_per_item] and sampled positions by tile [G, contexts, r // G]."""
+        places = self.order.item_places(item)
+        contexts = self.selection.contexts[self.order.context(np.asarray(places))]
+        tokens = [self.tokens(j, int(c)) for j, c in zip(places, contexts, strict=True)]
+        return contexts, self.order.by_tile(np.stack(tokens))
+
+    def tokens(self, j: int, context: int) -> np.ndarray:
+        """Sampled positions of stream context j, which is `context` of the token index. int64 [r]."""
+        return self.order.tokens(j, self.selection.keep(context))
 
 
 class Harvester:
     """`item(n)` is a pure function of n: the activations of work item n."""
 
-    def __init__(
-        self, model: OneLayerTransformer, index: TokenIndex, order: StreamOrder, hook_point: str, threads: int
-    ):
+    def __init__(self, model: HostModel, text: StreamText, hook_points: Sequence[str], threads: int):
         self.device = "cuda" if torch.cuda.is_available() else "cpu"
-        self.model, self.index, self.order = model.to(self.device), index, order
-        self.hook_point, self.threads = hook_point, threads
+        self.model, self.text, self.order = model.to(self.device), text, text.order
+        self.hook_points, self.threads = tuple(hook_points), threads
 
     def item(self, item: int) -> pa.RecordBatch:
-        """Rows of a work item in tile order: float32 [G * tile_rows, width]."""
-        contexts = self.order.item_contexts(item)
-        tokens_gci = torch.from_numpy(self.order.item_tokens(item))
+        """Rows of a work item in tile order, a column per hook point: float32 [G * tile_rows, width] each."""
+        contexts, tokens_gci = self.text.item(item)
         with torch_threads(self.threads):
-            batch = context_tokens(self.index, contexts).to(self.device)
-            acts_ctd = self.model.capture(batch, self.hook_point)
-            rows = acts_ctd[torch.arange(len(contexts))[None, :, None], tokens_gci]
-        return item_batch(rows.reshape(-1, rows.shape[-1]).float().cpu().numpy().astype(np.float32, copy=False))
+            batch = context_tokens(self.text.index, contexts).to(self.device)
+            found = self.model.capture(batch, self.hook_points)
+            places = torch.arange(len(contexts))[None, :, None], torch.from_numpy(tokens_gci)
+            rows = [_masked(found[name][tuple(p.to(found[name].device) for p in places)]) for name in self.hook_points]
+        return item_batch(rows)
+
+
+def item_digest(item: pa.RecordBatch) -> str:
+    """Names the bits of an item: XXH3-128 of its rows, hook point by hook point."""
+    digest = xxhash.xxh3_128()
+    for rows in columns_of(item):
+        digest.update(rows.data)
+    return digest.hexdigest()
+
+
+def _masked(rows: Tensor) -> np.ndarray:
+    """Rows [..., width] as float32 [n, width]; those with a NaN or an infinity are NaN throughout."""
+    rows = rows.reshape(-1, rows.shape[-1]).float().cpu()
+    suspects = ~torch.isfinite(rows.sum(dim=1))  # a sum of finite values may overflow, so look again
+    if suspects.any():
+        bad = suspects & ~torch.isfinite(rows).all(dim=1)
+        rows[bad] = torch.nan
+    return rows.numpy()

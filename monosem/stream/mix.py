@@ -4,7 +4,7 @@ A shard holds some of the work items and makes its *part* of every segment: its 
 place they take. Putting the parts of all shards together gives the segment, whatever their number.
 """
 
-from collections.abc import Callable
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 import pyarrow as pa
@@ -12,34 +12,61 @@ import pyarrow as pa
 from monosem.rows.order import StreamOrder
 from monosem.stream.records import part_batch, places_of, rows_of
 
-GetItem = Callable[[int], pa.RecordBatch]
+Tile = tuple[int, int]
+"""(item, generation): the rows of an item that go to one segment."""
 
 
 def shard_of_item(item: int, shards: int) -> int:
     return item % shards
 
 
-def part_items(order: StreamOrder, segment: int, shard: int, shards: int) -> list[tuple[int, int]]:
-    """(item, generation) of the tiles of `segment` that `shard` holds."""
+def part_tiles(order: StreamOrder, segment: int, shard: int, shards: int) -> list[Tile]:
+    """The tiles of `segment` that `shard` holds."""
     return [(item, g) for item, g in order.items_of_segment(segment) if shard_of_item(item, shards) == shard]
 
 
-def oldest_item(order: StreamOrder, segment: int) -> int:
-    """Items before this one are not needed from `segment` on."""
-    return segment * order.items_per_block
+class Tiles:
+    """Rows that wait for their segment. A segment takes its tiles away, so what is held stays bounded."""
+
+    def __init__(self, order: StreamOrder):
+        self.order = order
+        self.held: dict[Tile, list[np.ndarray]] = {}  # a copy of each hook point's rows
+
+    def missing(self, tiles: Iterable[Tile]) -> list[int]:
+        """Items that must be harvested before `tiles` can be taken, in order."""
+        return list(dict.fromkeys(item for item, g in tiles if (item, g) not in self.held))
+
+    def add(self, item: int, columns: Sequence[np.ndarray], first_segment: int) -> None:
+        """Keep the tiles of an item that go to `first_segment` or later. Columns: float32 [rows, width] each."""
+        n = self.order.tile_rows
+        for g in range(self.order.generations):
+            if self.order.tile_segment(item, g) >= first_segment:
+                self.held[item, g] = [rows[g * n : (g + 1) * n].copy() for rows in columns]
+
+    def take(self, tiles: Sequence[Tile]) -> list[list[np.ndarray]]:
+        """The rows of `tiles`, which are let go: by tile, by hook point."""
+        return [self.held.pop(tile) for tile in tiles]
+
+    def forget_before(self, segment: int) -> None:
+        for item, g in [tile for tile in self.held if self.order.tile_segment(*tile) < segment]:
+            del self.held[item, g]
 
 
 def mix_part(
-    order: StreamOrder, segment: int, tiles: list[tuple[int, int]], get_item: GetItem
-) -> pa.RecordBatch | None:
-    """The part of `segment` made of `tiles`, or None if there are none."""
-    if not tiles:
-        return None
-    n = order.tile_rows
+    order: StreamOrder, segment: int, tiles: Sequence[Tile], rows: Sequence[Sequence[np.ndarray]]
+) -> list[pa.RecordBatch]:
+    """The part of `segment` made of `tiles`, for each hook point; rows are by tile, by hook point."""
     places = np.concatenate([order.tile_places(segment, item, g) for item, g in tiles])
-    rows = np.concatenate([rows_of(get_item(item))[g * n : (g + 1) * n] for item, g in tiles])
     by_place = np.argsort(places, kind="stable")
-    return part_batch(places[by_place], rows[by_place])
+    rank = np.empty_like(by_place)
+    rank[by_place] = np.arange(len(places))
+    parts = []
+    for column in range(len(rows[0])):
+        mixed = np.empty((len(places), rows[0][column].shape[1]), dtype=np.float32)
+        for k, tile in enumerate(rows):
+            mixed[rank[k * order.tile_rows : (k + 1) * order.tile_rows]] = tile[column]
+        parts.append(part_batch(places[by_place], mixed))
+    return parts
 
 
 def assemble(order: StreamOrder, parts: list[pa.RecordBatch]) -> np.ndarray:

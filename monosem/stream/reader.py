@@ -4,45 +4,58 @@ import time
 from typing import Protocol
 
 import numpy as np
-import pyarrow as pa
 import torch
 from torch import Tensor
 
 from monosem.rows.order import StreamOrder, segment_pieces
 from monosem.stream.harvest import Harvester
-from monosem.stream.mix import assemble, mix_part, oldest_item
+from monosem.stream.mix import Tiles, assemble, mix_part
+from monosem.stream.records import columns_of
+
+
+class Rows(Protocol):
+    """Rows of one hook point's stream, and the seconds that were spent waiting for them."""
+
+    wait_s: float
+
+    def rows(self, lo: int, hi: int) -> Tensor:
+        """Rows [lo, hi): float32 [hi - lo, width], memory of this process that nobody else writes to."""
+        ...
 
 
 class SegmentSource(Protocol):
-    def segment(self, u: int) -> np.ndarray:
+    def segment(self, u: int, hook_point: str) -> np.ndarray:
         """Rows of segment u in order: float32 [segment_rows, width], read-only."""
         ...
 
 
 class LocalSource:
-    """Harvests and mixes in this process: one shard, no Ray."""
+    """Harvests and mixes in this process: one shard, no Ray. All hook points come from one forward pass."""
 
     def __init__(self, harvester: Harvester):
         self.harvester, self.order = harvester, harvester.order
-        self.items: dict[int, pa.RecordBatch] = {}
+        self.tiles = Tiles(self.order)
+        self.made: tuple[int, list[np.ndarray]] | None = None  # the newest segment, by hook point
 
-    def segment(self, u: int) -> np.ndarray:
-        first = oldest_item(self.order, u)
-        self.items = {item: batch for item, batch in self.items.items() if item >= first}
-        part = mix_part(self.order, u, self.order.items_of_segment(u), self._item)
-        return assemble(self.order, [part])
+    def segment(self, u: int, hook_point: str) -> np.ndarray:
+        if self.made is None or self.made[0] != u:
+            self.made = None
+            self.made = (u, self._make(u))
+        return self.made[1][self.harvester.hook_points.index(hook_point)]
 
-    def _item(self, item: int) -> pa.RecordBatch:
-        if item not in self.items:
-            self.items[item] = self.harvester.item(item)
-        return self.items[item]
+    def _make(self, u: int) -> list[np.ndarray]:
+        tiles = self.order.items_of_segment(u)
+        self.tiles.forget_before(u)
+        for item in self.tiles.missing(tiles):
+            self.tiles.add(item, columns_of(self.harvester.item(item)), u)
+        return [assemble(self.order, [part]) for part in mix_part(self.order, u, tiles, self.tiles.take(tiles))]
 
 
 class RowReader:
     """Rows of the stream as tensors of their own, and how long they were waited for."""
 
-    def __init__(self, source: SegmentSource, order: StreamOrder):
-        self.source, self.order = source, order
+    def __init__(self, source: SegmentSource, order: StreamOrder, hook_point: str):
+        self.source, self.order, self.hook_point = source, order, hook_point
         self.held: tuple[int, np.ndarray] | None = None
         self.wait_s = 0.0
 
@@ -55,6 +68,6 @@ class RowReader:
         if self.held is None or self.held[0] != u:
             self.held = None  # let go of the old segment before waiting for the new one
             start = time.monotonic()
-            self.held = (u, self.source.segment(u))
+            self.held = (u, self.source.segment(u, self.hook_point))
             self.wait_s += time.monotonic() - start
         return self.held[1]

@@ -15,8 +15,9 @@ from tokenizers import Tokenizer
 
 from monosem.config.job import CorpusConfig
 from monosem.errors import InputError
+from monosem.store.plain import pack_json, sha256, unpack_json
 from monosem.store.store import Store
-from monosem.store.tensors import pack_json, pack_tensors, sha256, tensors_digest, unpack_json, unpack_tensors
+from monosem.store.tensors import pack_tensors, tensors_digest, unpack_tensors
 from monosem.text import builtin, files
 from monosem.text.tokens import TokenIndex, pack
 

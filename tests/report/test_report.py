@@ -8,8 +8,8 @@ from rich.console import Console
 
 from monosem.report.summary import write_summary
 from monosem.report.table import show_table
+from monosem.store.plain import pack_json
 from monosem.store.store import open_store
-from monosem.store.tensors import pack_json
 
 
 def record(run: str, **changes) -> dict:
