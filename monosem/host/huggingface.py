@@ -7,7 +7,7 @@ import difflib
 import hashlib
 import re
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -16,11 +16,12 @@ from typing import Any
 import torch
 from tokenizers import Tokenizer
 from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from monosem.errors import InputError, IntegrityError
 from monosem.host.model import Edits, captured
 from monosem.host.points import PointMap, alias, attach
-from monosem.store.tensors import sha256, unpack_json
+from monosem.store.plain import sha256, unpack_json
 
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16}
 _PICKLED = (".bin", ".pt", ".pth", ".ckpt")
@@ -60,7 +61,11 @@ class HuggingFaceHost:
     def width(self, hook_point: str) -> int:
         """Size of the last dimension there, from a pass over two tokens the first time."""
         if hook_point not in self._widths:
-            found = self.capture(torch.zeros(1, 2, dtype=torch.long), [hook_point])
+            # Models look into their inputs while they run, which fake tensors allow and the meta device does not.
+            outline = self.device.type == "meta"
+            with FakeTensorMode(allow_non_fake_inputs=True) if outline else nullcontext():
+                tokens = torch.zeros(1, 2, dtype=torch.long, device=self.device)
+                found = self.capture(tokens, [hook_point])
             self._widths[hook_point] = found[hook_point].shape[-1]
         return self._widths[hook_point]
 
@@ -126,9 +131,7 @@ class Loaded:
     begin_token: str | None
 
 
-def load(
-    reference: str, revision: str | None, precision: str, device_map: str | None, weights: bool = True
-) -> Loaded:
+def load(reference: str, revision: str | None, precision: str, device_map: str | None, weights: bool = True) -> Loaded:
     """The model at a local directory or `hf:org/name`.
 
     revision     hub only: commit, tag or branch
@@ -142,17 +145,21 @@ def load(
     if device_map is not None:
         _choice("host.device_map", device_map, ["auto"])
     _need(reference, "transformers", "huggingface_hub", *(["accelerate"] if device_map else []))
+    import transformers
+
     directory, commit = _locate(reference, revision)
     config = _config(reference, directory)
     tokenizer, end, begin = _tokenizer(reference, directory, config)
     attention = _attention(config)
+    how = {"dtype": PRECISIONS[precision], "attn_implementation": attention, "trust_remote_code": False}
     with _quiet():
         if weights:
-            model = _read(reference, directory, config, PRECISIONS[precision], attention, device_map)
+            model = _read(reference, directory, config=config, device_map=device_map, **how)
         else:
-            model = _outline(config, PRECISIONS[precision], attention)
-    import transformers
-
+            with torch.device("meta"):
+                model = transformers.AutoModelForCausalLM.from_config(config, **how)
+    if any(getattr(module, "is_causal", True) is False for module in model.modules()):
+        raise InputError(f"host.model={reference!r}: each token attends to later ones too; a causal model is needed")
     card = {
         "model_type": config.model_type,
         "architecture": type(model).__name__,
@@ -187,7 +194,7 @@ def _fetched(reference: str, revision: str | None) -> tuple[Path, str]:
         raise InputError(f"host.model={reference!r}: must be hf:org/name, as in hf:EleutherAI/pythia-70m")
     import httpx2
     from huggingface_hub import HfApi, snapshot_download
-    from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError
+    from huggingface_hub.errors import RepositoryNotFoundError
 
     repo = reference.removeprefix("hf:")
     if revision and _COMMIT.fullmatch(revision) and (here := _cached(repo, revision)):
@@ -197,10 +204,8 @@ def _fetched(reference: str, revision: str | None) -> tuple[Path, str]:
         _check_files(reference, names)  # before gigabytes move
         wanted = [*_weights(names), *(n for n in names if n.endswith(".json") and "/" not in n)]
         return Path(snapshot_download(repo, revision=commit, allow_patterns=wanted)), commit
-    except GatedRepoError as error:
-        raise InputError(f"host.model={reference!r}: access has to be asked for on the hub; then set HF_TOKEN") from error
-    except RepositoryNotFoundError as error:
-        raise InputError(f"host.model={reference!r}: the hub has no such model, or it is private (HF_TOKEN)") from error
+    except RepositoryNotFoundError as error:  # the hub answers the same for a private one
+        raise InputError(f"host.model={reference!r}: no such model, or none that your HF_TOKEN may read") from error
     except (httpx2.HTTPError, OSError) as error:
         raise InputError(
             f"host.model={reference!r}: not to be had from the Hugging Face hub ({type(error).__name__}: "
@@ -252,8 +257,8 @@ def _check_files(reference: str, names: list[str]) -> None:
         raise InputError(f"{where}: is an adapter; merge it into its base model and save that")
     if not _weights(names):
         pickled = next((name for name in names if name.endswith(_PICKLED)), None)
-        why = f"{pickled} is a pickle, and pickles are refused" if pickled else "model.safetensors or a shard is missing"
-        raise InputError(f"{where}: {why}; save the model with safe_serialization (*.safetensors)")
+        why = f"{pickled} is a pickle, which is refused" if pickled else "model.safetensors or a shard is missing"
+        raise InputError(f"{where}: {why}; save_pretrained of transformers writes *.safetensors")
     if "tokenizer.json" not in names:
         raise InputError(f"{where}: no tokenizer.json; save the model's fast tokenizer (AutoTokenizer) beside it")
 
@@ -273,9 +278,7 @@ def _config(reference: str, directory: Path) -> Any:
     if "quantization_config" in raw:
         raise InputError(f"{where}: its weights are quantised; take the model in full precision (fp32 or bf16)")
     config = AutoConfig.from_pretrained(directory, local_files_only=True, trust_remote_code=False)
-    encoder = config.is_encoder_decoder or getattr(config, "is_decoder", True) is False
-    two_way = encoder or getattr(config, "use_bidirectional_attention", False) or not hasattr(config, "vocab_size")
-    if kind not in CAUSAL or two_way or (named and CAUSAL[kind] not in named):
+    if kind not in CAUSAL or config.is_encoder_decoder or (named and CAUSAL[kind] not in named):
         what = ", ".join(named) or kind
         raise InputError(f"{where}: {what} is not a causal language model on text, as GPTNeoXForCausalLM is")
     return config
@@ -315,22 +318,14 @@ def _special(directory: Path, config: Any, tokenizer: Tokenizer, which: str) -> 
         settings = _json(directory / name) if (directory / name).exists() else {}
         if f"{which}_token" in settings:
             token = settings[f"{which}_token"]
-            token = token["content"] if isinstance(token, dict) else token
+            token = token.get("content") if isinstance(token, dict) else token
             return token if token is not None and tokenizer.token_to_id(token) is not None else None
     number = getattr(config, f"{which}_token_id", None)
     number = number[0] if isinstance(number, list) else number
     return None if number is None else tokenizer.id_to_token(number)
 
 
-def _outline(config: Any, dtype: torch.dtype, attention: str) -> Any:
-    """The model without its weights."""
-    from transformers import AutoModelForCausalLM
-
-    with torch.device("meta"):
-        return AutoModelForCausalLM.from_config(config, dtype=dtype, attn_implementation=attention)
-
-
-def _read(reference: str, directory: Path, config: Any, dtype: torch.dtype, attention: str, spread: str | None) -> Any:
+def _read(reference: str, directory: Path, **how: Any) -> Any:
     """The model with its weights; InputError if some are missing, which transformers would make up."""
     from safetensors import SafetensorError
     from transformers import AutoModelForCausalLM
@@ -338,15 +333,11 @@ def _read(reference: str, directory: Path, config: Any, dtype: torch.dtype, atte
     try:
         model, report = AutoModelForCausalLM.from_pretrained(
             directory,
-            config=config,
-            dtype=dtype,
-            attn_implementation=attention,
-            device_map=spread,
             local_files_only=True,
-            trust_remote_code=False,
             use_safetensors=True,
             ignore_mismatched_sizes=True,  # they are in the report, and refused below
             output_loading_info=True,
+            **how,
         )
     except SafetensorError as error:
         raise IntegrityError(f"host {reference}: broken safetensors: {_line(error)}") from error

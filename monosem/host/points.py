@@ -131,7 +131,9 @@ class PointMap:
         if named := split(known):
             self._check(name, *named)
         elif known != "logits" and known.removesuffix(":in") not in self.modules:
-            raise UnknownHookPoint(f"no hook point {name!r} in this {self.family} model{self._near(name)}; {self._known()}")
+            raise UnknownHookPoint(
+                f"no hook point {name!r} in this {self.family} model{self._near(name)}; {self._known()}"
+            )
         return known
 
     def place(self, name: str) -> Place:
