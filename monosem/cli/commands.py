@@ -46,6 +46,14 @@ def _executor(args: argparse.Namespace):
     return RayExecutor(args.address)
 
 
+def harvest(args: argparse.Namespace) -> int:
+    from monosem.config.job import SweepJob
+    from monosem.config.load import load_job
+    from monosem.stages.harvest import run_harvest
+
+    return run_harvest(load_job(SweepJob, args.job, args.overrides), _executor(args), _say)
+
+
 def submit(args: argparse.Namespace) -> int:
     from monosem.config.job import SweepJob
     from monosem.config.load import load_job

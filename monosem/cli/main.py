@@ -64,7 +64,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"monosem {__version__}")
     verbs = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    for add in (_sweep, _resume, _submit, _job_verbs, _pretrain, _evaluate, _runs, _pull):
+    for add in (_sweep, _harvest, _resume, _submit, _job_verbs, _pretrain, _evaluate, _runs, _pull):
         add(verbs)
     return parser
 
@@ -101,6 +101,18 @@ def _sweep(verbs) -> None:
         commands.sweep,
         "train a ladder of dictionaries here and wait; resumes what is not finished",
         "monosem sweep jobs/quickstart.yaml train.steps=100 --inline",
+    )
+    _job_arguments(parser)
+    _where_arguments(parser)
+
+
+def _harvest(verbs) -> None:
+    parser = _verb(
+        verbs,
+        "harvest",
+        commands.harvest,
+        "write the stream's rows to an activation dataset; `stream.from` of a sweep reads it",
+        "monosem harvest jobs/quickstart.yaml stream.tee=./rows dataset.codec=zstd",
     )
     _job_arguments(parser)
     _where_arguments(parser)

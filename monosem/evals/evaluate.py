@@ -1,6 +1,7 @@
 """Evaluate a dictionary on held-out text: one record of figures and the feature densities."""
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -46,17 +47,19 @@ class Evaluator:
             "loss_zero_ablated": recovered.zero_ablated,
             "dead_fraction": sparsity.dead_fraction,
             "heldout_rows": sparsity.rows,
+            "neurons_l0": self.neurons_l0,
             "density_histogram": density_histogram(sparsity.density_F),
         }
         return Evaluation(metrics, sparsity.density_F)
 
-    def neurons(self) -> dict:
-        """The hook point's own coordinates, as the baseline to compare L0 with: l0 and width."""
-        active, rows, width = 0, 0, self.model.width(self.hook_point)
+    @cached_property
+    def neurons_l0(self) -> float:
+        """Mean number of non-zero coordinates of a row at the hook point: the baseline to compare L0 with."""
+        active, rows = 0, 0
         for x in self._rows():
             active += int(torch.count_nonzero(x))
             rows += len(x)
-        return {"l0": active / rows, "d_in": width}
+        return active / rows
 
     def _rows(self):
         """Held-out activations: all tokens of as many contexts as `rows` asks for."""

@@ -1,4 +1,4 @@
-"""Hosts at rest: three files in a directory, bundled with the package or in a store.
+"""Hosts at rest: this package's own in three files, bundled or in a store; Hugging Face models by directory or hub.
 
 config.json          sizes, digest of the weights, and the model card's figures
 model.safetensors    the weights
@@ -12,25 +12,34 @@ from pathlib import Path
 import torch
 from tokenizers import Tokenizer
 
+from monosem.config.job import HostConfig
 from monosem.errors import InputError, IntegrityError
-from monosem.host.transformer import HOOK_POINTS, OneLayerTransformer, TransformerConfig
+from monosem.host.model import HostModel, UnknownHookPoint
+from monosem.host.transformer import OneLayerTransformer, TransformerConfig
 from monosem.store.plain import pack_json, sha256, unpack_json
 from monosem.store.store import Store, open_store
 from monosem.store.tensors import pack_tensors, tensors_digest, unpack_tensors
 
 BUNDLED = Path(__file__).parent / "bundled"
 FILES = ("config.json", "model.safetensors", "tokenizer.json")
+KIND = "one-layer-transformer"
+END_OF_TEXT = "<|endoftext|>"
 
 
 @dataclass(frozen=True)
 class Host:
-    """A loaded host model. `digest` is over weights and tokenizer: it names what was read, not where."""
+    """A loaded host model. `digest` is over weights and tokenizer: it names what was read, not where.
 
-    name: str
-    model: OneLayerTransformer
+    end_token    ends a text; begin_token begins a context if `corpus.bos` asks for it (None: it has none)
+    """
+
+    reference: str
+    model: HostModel
     tokenizer: Tokenizer
     digest: str
     card: dict
+    end_token: str = END_OF_TEXT
+    begin_token: str | None = None
 
 
 def bundled_names() -> list[str]:
@@ -44,13 +53,24 @@ def save_host(store: Store, prefix: str, model: OneLayerTransformer, tokenizer: 
     digest = _digest(weights, words)
     store.put(f"{prefix}/model.safetensors", pack_tensors(weights))
     store.put(f"{prefix}/tokenizer.json", words)
-    config = {"kind": "one-layer-transformer", "sizes": asdict(model.config), "digest": digest, "card": card}
+    config = {"kind": KIND, "sizes": asdict(model.config), "digest": digest, "card": card}
     store.put(f"{prefix}/config.json", pack_json(config))
     return digest
 
 
-def load_host(reference: str) -> Host:
-    """A bundled host by name, or the host directory at a path or URI. Unknown names are an InputError."""
+def load_host(config: HostConfig | str, weights: bool = True) -> Host:
+    """The host of a job, or the one of that name. Unknown names are an InputError.
+
+    weights  False: a Hugging Face model without its weights, enough for names, widths and the tokenizer
+    """
+    if isinstance(config, str):
+        config = HostConfig(model=config)
+    reference = config.model
+    if reference.startswith("hf:") or _is_hugging_face(reference):
+        return _hugging_face(config, weights)
+    for field, default in (("revision", None), ("precision", "fp32"), ("device_map", "single")):
+        if getattr(config, field) != default:
+            raise InputError(f"host.{field}={getattr(config, field)}: only for Hugging Face hosts, not {reference!r}")
     if reference in bundled_names():
         store = open_store(str(BUNDLED / reference))
     elif "/" in reference or Path(reference).is_dir():
@@ -64,11 +84,36 @@ def load_host(reference: str) -> Host:
     return _assemble(reference, unpack_json(config_data, f"{reference}/config.json"), weights_data, words)
 
 
-def check_hook_point(hook_point: str) -> None:
-    if hook_point not in HOOK_POINTS:
-        near = difflib.get_close_matches(hook_point, HOOK_POINTS, 1)
-        hint = f" (did you mean {near[0]}?)" if near else ""
-        raise InputError(f"host.hook_point={hook_point!r}: must be one of {', '.join(HOOK_POINTS)}{hint}")
+def resolve_hook_points(model: HostModel, hook_points: list[str]) -> tuple[str, ...]:
+    """Canonical names, in order; an unknown one, or two names of one point, is an InputError."""
+    found: dict[str, str] = {}
+    for name in hook_points:
+        try:
+            canonical = model.resolve(name)
+        except UnknownHookPoint as error:
+            raise InputError(f"host.hook_point={name!r}: {error}") from None
+        if canonical in found:
+            raise InputError(f"host.hook_point={name!r}: the same point as {found[canonical]!r}")
+        found[canonical] = name
+    return tuple(found)
+
+
+def _is_hugging_face(reference: str) -> bool:
+    """A local directory whose config.json is not one of ours."""
+    path = Path(reference) / "config.json"
+    if "://" in reference or not path.is_file():
+        return False
+    return unpack_json(path.read_bytes(), str(path)).get("kind") != KIND
+
+
+def _hugging_face(config: HostConfig, weights: bool) -> Host:
+    from monosem.host.huggingface import load
+
+    device_map = None if config.device_map == "single" else config.device_map
+    found = load(config.model, config.revision, config.precision, device_map, weights)
+    return Host(
+        config.model, found.model, found.tokenizer, found.digest, found.card, found.end_token, found.begin_token
+    )
 
 
 def _assemble(reference: str, config: dict, weights_data: bytes, words: bytes) -> Host:

@@ -1,18 +1,18 @@
-"""The training loop of a pack: several runs of a sweep in one process, each batch read once for all.
+"""The training loop of a pack: several runs of a sweep in one process, each batch read once for all of a hook point.
 
 Runs are isolated: what one of them raises ends that run and no other. All of them may stand at
 different steps after a restart; the ones furthest behind go first until they have caught up.
 """
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from monosem.config.job import TrainConfig
 from monosem.errors import Interrupted
 from monosem.evals.evaluate import Evaluator
 from monosem.learn.recent import RecentRows
-from monosem.learn.run import Run
-from monosem.stream.reader import RowReader
+from monosem.learn.run import Run, rows_digest
+from monosem.stream.reader import Rows
 from monosem.threads import torch_threads
 
 
@@ -21,18 +21,21 @@ class PackLoop:
         self,
         runs: list[Run],
         train: TrainConfig,
-        reader: RowReader,
-        make_evaluator: Callable[[], Evaluator],
+        readers: Mapping[str, Rows],
+        make_evaluator: Callable[[str], Evaluator],
         threads: int,
         should_stop: Callable[[], bool] = lambda: False,
         report: Callable[["PackLoop"], None] = lambda loop: None,
     ):
-        self.runs, self.train, self.reader = runs, train, reader
+        self.runs, self.train, self.readers = runs, train, readers
         self.make_evaluator, self.threads = make_evaluator, threads
         self.should_stop, self.report = should_stop, report
-        self.recent = RecentRows(reader, train.resample_steps, train.batch_size, train.resample_rows)
+        self.recent = {
+            name: RecentRows(reader, train.resample_steps, train.batch_size, train.resample_rows)
+            for name, reader in readers.items()
+        }
         self.manifests: dict[str, dict] = {}
-        self.started, self.waited_before = time.monotonic(), reader.wait_s
+        self.started, self.waited_before = time.monotonic(), self._waited()
 
     def run(self) -> None:
         """Train all runs to the end; raises Interrupted (after a checkpoint) if asked to stop."""
@@ -49,36 +52,46 @@ class PackLoop:
 
     def wait_share(self) -> float:
         """Share of the time so far that was spent waiting for rows."""
-        return (self.reader.wait_s - self.waited_before) / max(1e-9, time.monotonic() - self.started)
+        return (self._waited() - self.waited_before) / max(1e-9, time.monotonic() - self.started)
+
+    def _waited(self) -> float:
+        return sum(reader.wait_s for reader in self.readers.values())
 
     def _active(self) -> list[Run]:
         return [r for r in self.runs if r.error is None and r.step < self.train.steps]
 
     def _one_step(self, active: list[Run]) -> None:
-        n, B = min(r.step for r in active), self.train.batch_size
+        n = min(r.step for r in active)
         behind = [r for r in active if r.step == n]
-        if n in self.train.resample_steps:
-            rows = self.recent.before(n)
-            for run in behind:
-                self._guard(run, run.resample, rows)
-        x = self.reader.rows(n * B, (n + 1) * B)
-        self.recent.add(n, x)
-        for run in behind:
-            if run.error is None:
-                self._guard(run, run.train_step, x)
+        for hook_point in dict.fromkeys(r.hook_point for r in behind):
+            self._one_batch(n, hook_point, [r for r in behind if r.hook_point == hook_point])
         if (n + 1) % self.train.checkpoint_every == 0 and n + 1 < self.train.steps:
             for run in behind:
                 if run.error is None:
                     self._guard(run, run.commit)
 
+    def _one_batch(self, n: int, hook_point: str, runs: list[Run]) -> None:
+        """Step n of the runs of one hook point."""
+        recent, B = self.recent[hook_point], self.train.batch_size
+        if n in self.train.resample_steps:
+            rows = recent.before(n)
+            for run in runs:
+                self._guard(run, run.resample, rows)
+        x = self.readers[hook_point].rows(n * B, (n + 1) * B)
+        recent.add(n, x)
+        digest = rows_digest(x)
+        for run in runs:
+            if run.error is None:
+                self._guard(run, run.train_step, x, digest)
+
     def _finish(self) -> None:
         done = [r for r in self.runs if r.error is None]
         for run in done:
             self._guard(run, run.commit)  # evaluation may be interrupted; training is not done twice
-        evaluator = self.make_evaluator() if done else None
         for run in done:
-            if run.error is None and evaluator is not None:
-                self._guard(run, lambda run=run: self.manifests.update({run.name: run.finish(evaluator)}))
+            if run.error is None:
+                evaluator = self.make_evaluator(run.hook_point)
+                self._guard(run, lambda run=run, e=evaluator: self.manifests.update({run.name: run.finish(e)}))
 
     def _guard(self, run: Run, action: Callable, *args: object) -> None:
         """Do something for one run; an exception ends that run only."""

@@ -3,13 +3,13 @@
 import torch
 from torch import Tensor
 
-from monosem.stream.reader import RowReader
+from monosem.stream.reader import Rows
 
 
 class RecentRows:
     """Rows [step*batch - rows, step*batch) for each step of `steps`, a pure function of the step."""
 
-    def __init__(self, reader: RowReader, steps: list[int], batch_size: int, rows: int):
+    def __init__(self, reader: Rows, steps: list[int], batch_size: int, rows: int):
         self.reader, self.steps = reader, sorted(steps)
         self.batch_size, self.rows = batch_size, rows
         self.held: dict[int, Tensor] = {}  # batches by step number

@@ -5,6 +5,7 @@ import json
 import math
 import time
 
+import xxhash
 from torch import Tensor
 
 from monosem.config.job import TrainConfig
@@ -19,6 +20,16 @@ from monosem.store.store import Store
 from monosem.track.tracker import Tracker
 
 
+def rows_digest(x: Tensor) -> str:
+    """XXH3-128 of a batch's rows."""
+    return xxhash.xxh3_128(x.numpy().data).hexdigest()
+
+
+def chained(before: str, digest: str) -> str:
+    """The digest of all batches up to and with the one of `digest`: equal only for equal rows in equal order."""
+    return xxhash.xxh3_128((before + digest).encode()).hexdigest()
+
+
 class Run:
     """Ties a learner to its place in the store.
 
@@ -26,8 +37,18 @@ class Run:
     record   what is known of it before training: names, config, lineage (goes into monosem.json)
     """
 
-    def __init__(self, name: str, learner: Learner, store: Store, prefix: str, record: dict, tracker: Tracker):
-        self.name, self.learner, self.store, self.prefix = name, learner, store, prefix
+    def __init__(
+        self,
+        name: str,
+        hook_point: str,
+        learner: Learner,
+        store: Store,
+        prefix: str,
+        record: dict,
+        tracker: Tracker,
+    ):
+        self.name, self.hook_point = name, hook_point
+        self.learner, self.store, self.prefix = learner, store, prefix
         self.record, self.tracker = record, tracker
         self.train: TrainConfig = learner.train
         self.checkpoints = CheckpointLog(store, f"{prefix}/checkpoints")
@@ -37,6 +58,7 @@ class Run:
         self.started: float | None = None  # when this attempt's first step began
         self.started_at = 0
         self.committed_at = -1
+        self.rows_digest = ""  # of all rows so far, in order: what was seen, once each
 
     @property
     def step(self) -> int:
@@ -50,11 +72,14 @@ class Run:
             return False
         self.learner.load_state(checkpoint.tensors, checkpoint.step)
         self.started_at = self.committed_at = checkpoint.step
+        self.rows_digest = checkpoint.meta["rows_digest"]
         return True
 
-    def train_step(self, x: Tensor) -> None:
+    def train_step(self, x: Tensor, digest: str) -> None:
+        """One step on batch `x`, whose `rows_digest` is `digest`."""
         self.started = self.started or time.monotonic()
         metrics = self.learner.step(x)
+        self.rows_digest = chained(self.rows_digest, digest)
         if self.step % self.train.log_every == 0 or self.step == self.train.steps:
             self._log({name: float(value) for name, value in metrics.items()})
 
@@ -69,7 +94,7 @@ class Run:
             return
         self.learner.check_finite()
         self._put_curve()
-        self.checkpoints.commit(self.step, self.learner.state(), {})
+        self.checkpoints.commit(self.step, self.learner.state(), {"rows_digest": self.rows_digest})
         self.committed_at = self.step
 
     def finish(self, evaluator: Evaluator) -> dict:
@@ -82,10 +107,14 @@ class Run:
         record = self.record | {
             "step": self.step,
             "rows": self.step * self.train.batch_size,
+            "rows_digest": self.rows_digest,
+            "masked_rows": self.learner.masked_rows,
             "metrics": evaluation.metrics,
             "timing": {"rows_per_s": round(self.rows_per_s(), 1)},
         }
-        metadata = {key: self.record["host"][key] for key in ("model_name", "hook_name")} | {
+        metadata = {
+            "model_name": self.record["host"]["model_name"],
+            "hook_name": self.record["host"]["alias"],
             "context_size": self.record["corpus"]["context_length"],
             "dataset_path": self.record["corpus"]["source"],
         }
@@ -122,6 +151,7 @@ class Run:
             "rows": self.step * self.train.batch_size,
             **metrics,
             "dead_fraction": float(dead.double().mean()),
+            "masked_rows": self.learner.masked_rows,
         }
         self.pending.append(point)
         self.last_point = point

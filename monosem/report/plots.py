@@ -10,23 +10,16 @@ INK = "#123456"
 """A colour nothing else uses; replaced by `currentColor`, so that axes follow the page's light or dark mode."""
 
 
-def recovered_plot(runs: list[dict], neurons_l0: float) -> str:
-    """L0 against loss recovered, one point per run; further left and higher is better."""
+def recovered_plot(runs: list[dict], neurons: dict[str, dict]) -> str:
+    """L0 against loss recovered, one point per run; further left and higher is better. `neurons`: by hook point."""
     figure, axes = _figure()
     for row, colour in zip(runs, _colours(len(runs)), strict=True):
         l0, recovered = row["metrics"]["l0"], row["metrics"]["loss_recovered"]
         axes.plot([l0], [recovered], "o", color=colour, markersize=8)
         axes.annotate(row["run"], (l0, recovered), xytext=(7, -3), textcoords="offset points", color=INK, fontsize=9)
-    axes.axvline(neurons_l0, color="#999999", linestyle=":", linewidth=1.2)
-    axes.annotate(
-        "neurons",
-        (neurons_l0, 1),
-        xytext=(-4, -12),
-        textcoords="offset points",
-        ha="right",
-        color="#999999",
-        fontsize=9,
-    )
+    for hook_point, baseline in neurons.items():
+        if len(neurons) == 1 or baseline["l0"] < 0.99 * baseline["d_in"]:  # a line for each dense point says nothing
+            _neurons_line(axes, baseline["l0"], "neurons" if len(neurons) == 1 else hook_point)
     axes.axhline(1, color="#999999", linewidth=0.6)
     axes.set_xlim(left=0)
     axes.set_xlabel("L0: active features per token")
@@ -76,6 +69,13 @@ def curve_plot(curves: dict[str, list[dict]]) -> str:
     axes.set_ylabel("FVU of the batch")
     axes.legend(frameon=False, labelcolor=INK, fontsize=9)
     return _svg(figure)
+
+
+def _neurons_line(axes, l0: float, label: str) -> None:
+    axes.axvline(l0, color="#999999", linestyle=":", linewidth=1.2)
+    axes.annotate(
+        label, (l0, 1), xytext=(-4, -12), textcoords="offset points", ha="right", color="#999999", fontsize=9
+    )
 
 
 def _colours(n: int) -> list[str]:

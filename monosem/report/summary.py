@@ -14,17 +14,17 @@ DENSE_FROM, ULTRALOW_TO = -2.0, -4.0
 """log10 densities: of a feature too common to mean one thing, and of one too rare to tell on this much text."""
 
 
-def write_summary(store: Store, sweep: str, neurons: dict) -> str:
-    """Render the page of the finished runs of `sweep` into the store. Returns where it is.
-
-    neurons  {"l0", "d_in"} of the hook point's own coordinates
-    """
+def write_summary(store: Store, sweep: str) -> str:
+    """Render the page of the finished runs of `sweep` into the store. Returns where it is."""
     manifest = unpack_json(store.get(layout.manifest(sweep)), layout.manifest(sweep))
     runs = [run for name in manifest["runs"] if (run := _finished(store, sweep, name))]
     curves = {run["run"]: _curve(store, sweep, run["run"]) for run in runs}
     first = runs[0]
+    neurons = {
+        run["host"]["hook_name"]: {"l0": run["metrics"]["neurons_l0"], "d_in": run["d_in"]} for run in runs
+    }
     drawn = {
-        "recovered": plots.recovered_plot(runs, neurons["l0"]),
+        "recovered": plots.recovered_plot(runs, neurons),
         "fvu": plots.fvu_plot(runs),
         "density": plots.density_plot(runs),
         "curves": plots.curve_plot(curves),
@@ -35,7 +35,8 @@ def write_summary(store: Store, sweep: str, neurons: dict) -> str:
     page = environment.get_template("summary.html.jinja2").render(
         sweep=sweep,
         host=first["host"]["model"],
-        hook=first["host"]["hook_name"],
+        hook=", ".join(neurons),
+        shuffle=manifest.get("shuffle"),
         rows=first["rows"],
         runs=runs,
         neurons=neurons,

@@ -1,6 +1,6 @@
 """`monosem evaluate`: measure a finished dictionary again, on the held-out text it was evaluated on."""
 
-from monosem.config.job import EvalConfig
+from monosem.config.job import EvalConfig, HostConfig
 from monosem.errors import InputError
 from monosem.evals.evaluate import Evaluator
 from monosem.host.stored import load_host
@@ -27,10 +27,16 @@ def evaluate_uri(uri: str) -> dict:
         corpus = index.load(open_store(root), record["corpus"]["key"])
     except FileNotFoundError:
         raise InputError(f"{uri}: its corpus {record['corpus']['key']} is not in {root}") from None
-    host = load_host(record["host"]["model"])
+    host = load_host(_host_config(record))
     if host.digest != record["host"]["digest"]:
         raise InputError(f"{uri}: host {record['host']['model']} is not the one it was trained on")
     evaluator = Evaluator(
         host.model, corpus.heldout, record["host"]["hook_name"], EvalConfig(**record["config"]["evaluate"])
     )
     return evaluator.measure(load(uri)).metrics
+
+
+def _host_config(record: dict) -> HostConfig:
+    """The host as it was trained on: a hub model by its commit."""
+    wanted = record["config"]["host"]
+    return HostConfig(**{key: wanted[key] for key in ("model", "revision", "precision", "device_map") if key in wanted})

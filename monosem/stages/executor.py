@@ -1,37 +1,67 @@
-"""Who does the training of a sweep: the face of an executor, and the one that needs no Ray."""
+"""Who does the work of a sweep: the face of an executor, and the one that needs no Ray."""
 
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
+from monosem.errors import Interrupted
 from monosem.learn.loop import PackLoop
 from monosem.memory import keep_freed_memory
+from monosem.stages import canary
+from monosem.stages.keep import Tee, open_writer
 from monosem.stages.learning import make_harvester, make_loop
+from monosem.stages.replay import find_dataset
 from monosem.stages.signals import stop_on_signal
 from monosem.stages.spec import RunSpec, SweepSpec
 from monosem.store import layout
 from monosem.store.store import Store, open_store
-from monosem.stream.reader import LocalSource, RowReader
+from monosem.stream.reader import LocalSource, RowReader, Rows
+from monosem.stream.replay import DatasetRows
 
 
 @dataclass
 class Status:
-    """What an executor tells while it works: steps done and wait share by run, and errors by run."""
+    """What an executor tells while it works: steps done and wait share by run, errors by run, rows written."""
 
     steps: dict[str, int] = field(default_factory=dict)
     errors: dict[str, str] = field(default_factory=dict)
     wait_share: float = 0.0
     note: str = ""
+    written: int = 0
+
+
+@dataclass(frozen=True)
+class Keeping:
+    """Rows [first_row, first_row + rows) of every hook point, to be kept as datasets below `uri`."""
+
+    uri: str
+    first_row: int
+    rows: int
+
+
+Report = Callable[[Status], None]
 
 
 class Executor(Protocol):
-    """`execute` trains `runs` to the end and raises Interrupted, after checkpoints, on SIGINT or SIGTERM."""
+    """Both raise Interrupted on SIGINT or SIGTERM, after checkpoints and whole files."""
 
     local: bool
 
-    def execute(self, spec: SweepSpec, runs: list[RunSpec], report: Callable[[Status], None]) -> Status: ...
+    def execute(self, spec: SweepSpec, runs: list[RunSpec], report: Report) -> Status:
+        """Train `runs` to the end, and keep the rows if the job has a tee."""
+        ...
+
+    def harvest(self, spec: SweepSpec, keeping: Keeping, report: Report) -> Status:
+        """Keep the rows; train nothing."""
+        ...
+
+
+def tee_of(spec: SweepSpec) -> Keeping | None:
+    """What the job's tee keeps: all rows that anything in the sweep reads."""
+    uri = spec.job.stream.tee
+    return Keeping(uri, 0, spec.last_row) if uri else None
 
 
 class InlineExecutor:
@@ -39,15 +69,61 @@ class InlineExecutor:
 
     local = True
 
-    def execute(self, spec: SweepSpec, runs: list[RunSpec], report: Callable[[Status], None]) -> Status:
+    def execute(self, spec: SweepSpec, runs: list[RunSpec], report: Report) -> Status:
         keep_freed_memory()
         store = open_store(spec.job.store)
-        reader = RowReader(LocalSource(make_harvester(spec, store)), spec.order)
+        keeping = tee_of(spec)
+        live = None if spec.job.stream.from_ else live_source(spec, store, canary_place(spec, None))
+        tee = make_tee(spec, live, keeping) if keeping else None
+        readers = dataset_readers(spec) or {n: RowReader(tee or live, spec.order, n) for n in spec.hook_points}
         directory = wandb_directory(store, spec.job.name)
         with stop_on_signal() as should_stop:
-            loop = make_loop(spec, runs, store, reader, directory, should_stop, lambda loop: report(loop_status(loop)))
+            loop = make_loop(
+                spec, runs, store, readers, directory, should_stop, lambda loop: report(loop_status(loop))
+            )
             loop.run()
+            if tee:
+                tee.finish()
         return loop_status(loop)
+
+    def harvest(self, spec: SweepSpec, keeping: Keeping, report: Report) -> Status:
+        keep_freed_memory()
+        live = live_source(spec, open_store(spec.job.store), canary_place(spec, keeping))
+        tee = make_tee(spec, live, keeping)
+        with stop_on_signal() as should_stop:
+
+            def progress(row: int) -> None:
+                report(Status(written=row - keeping.first_row))
+                if should_stop():
+                    raise Interrupted("stopped; the same command goes on with the next file")
+
+            tee.finish(progress)
+        return Status(written=keeping.rows)
+
+
+def make_tee(spec: SweepSpec, source: LocalSource, keeping: Keeping) -> Tee:
+    writers = {n: open_writer(spec, keeping.uri, n, keeping.first_row, keeping.rows) for n in spec.hook_points}
+    return Tee(source, spec.order.segment_rows, writers)
+
+
+def canary_place(spec: SweepSpec, keeping: Keeping | None) -> tuple[Store, str]:
+    """Where the digest of the canary is kept: beside the sweep, or beside the datasets of a harvest."""
+    if keeping is None:
+        return open_store(spec.job.store), layout.canary(spec.job.name)
+    return open_store(keeping.uri), "canary.json"
+
+
+def live_source(spec: SweepSpec, store: Store, place: tuple[Store, str]) -> LocalSource:
+    """The stream made in this process, once the canary has shown that it makes the same bits as ever."""
+    harvester = make_harvester(spec, store)
+    canary.check(*place, canary.sing(harvester))
+    return LocalSource(harvester)
+
+
+def dataset_readers(spec: SweepSpec) -> Mapping[str, Rows] | None:
+    """Rows of the datasets of `stream.from`; None if the job streams."""
+    uri = spec.job.stream.from_
+    return {name: DatasetRows(find_dataset(uri, name)) for name in spec.hook_points} if uri else None
 
 
 def loop_status(loop: PackLoop) -> Status:

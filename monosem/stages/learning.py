@@ -1,33 +1,34 @@
 """Set up a pack of runs and train it: the one path that inline execution and Ray's learner actors share."""
 
 import platform
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import torch
 
 from monosem import __version__
 from monosem.config.load import to_plain
 from monosem.evals.evaluate import Evaluator
+from monosem.host.model import HostModel
 from monosem.host.stored import load_host
-from monosem.host.transformer import OneLayerTransformer
-from monosem.learn.learner import Learner
+from monosem.learn.learner import Learner, finite_rows
 from monosem.learn.loop import PackLoop
 from monosem.learn.run import Run
 from monosem.sae.init import geometric_median
-from monosem.stages.spec import RunSpec, SweepSpec
+from monosem.stages.spec import RunSpec, SweepSpec, shuffle_quality
 from monosem.store import layout
 from monosem.store.plain import sha256
 from monosem.store.store import Store
-from monosem.stream.harvest import Harvester
-from monosem.stream.reader import RowReader
+from monosem.stream.harvest import Harvester, StreamText
+from monosem.stream.reader import Rows
 from monosem.text.index import Corpus, load
+from monosem.text.selection import Selection
 from monosem.threads import torch_threads
 from monosem.track.tracker import open_tracker
 
 
-def load_inputs(spec: SweepSpec, store: Store) -> tuple[OneLayerTransformer, Corpus]:
+def load_inputs(spec: SweepSpec, store: Store) -> tuple[HostModel, Corpus]:
     """The sweep's host model and corpus, checked against the digests it was planned with."""
-    host = load_host(spec.job.host.model)
+    host = load_host(spec.job.host)
     corpus = load(store, spec.corpus_key)
     if host.digest != spec.host_digest or corpus.digest != spec.corpus_digest:
         raise ValueError("host or corpus differ from those the sweep was planned with")
@@ -36,40 +37,56 @@ def load_inputs(spec: SweepSpec, store: Store) -> tuple[OneLayerTransformer, Cor
 
 def make_harvester(spec: SweepSpec, store: Store) -> Harvester:
     model, corpus = load_inputs(spec, store)
-    return Harvester(model, corpus.train, spec.order, spec.job.host.hook_point, spec.job.stream.threads)
+    stream = spec.job.stream
+    skipped = frozenset(spec.skip_tokens)
+    selection = Selection(corpus.train, stream.rows_per_context, stream.skip_positions, skipped)
+    return Harvester(model, StreamText(corpus.train, selection, spec.order), spec.hook_points, stream.threads)
 
 
-def make_evaluator(spec: SweepSpec, store: Store) -> Evaluator:
-    model, corpus = load_inputs(spec, store)
-    return Evaluator(model, corpus.heldout, spec.job.host.hook_point, spec.job.evaluate)
+def make_evaluators(spec: SweepSpec, store: Store) -> Callable[[str], Evaluator]:
+    """An evaluator by hook point, made when first asked for; the host is loaded once for all."""
+    made: dict[str, Evaluator] = {}
+
+    def evaluator(hook_point: str) -> Evaluator:
+        if not made:
+            evaluator.inputs = load_inputs(spec, store)
+        if hook_point not in made:
+            model, corpus = evaluator.inputs
+            made[hook_point] = Evaluator(model, corpus.heldout, hook_point, spec.job.evaluate)
+        return made[hook_point]
+
+    return evaluator
 
 
 def make_loop(
     spec: SweepSpec,
     pack: list[RunSpec],
     store: Store,
-    reader: RowReader,
+    readers: Mapping[str, Rows],
     wandb_dir: str,
     should_stop: Callable[[], bool],
     report: Callable[[PackLoop], None],
 ) -> PackLoop:
-    """A loop over the runs of `pack`, each restored from its last checkpoint or initialised from the stream."""
+    """A loop over the runs of `pack`, each restored from its last checkpoint or initialised from the stream.
+
+    readers  of each hook point's rows
+    """
     job = spec.job
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    median = _lazy_median(job.train.init_rows, job.learner.threads, reader)
+    median = _lazy_median(job.train.init_rows, job.learner.threads, readers)
+    settings = to_plain(job) | {"shuffle": shuffle_quality(spec)}
     runs = []
     for item in pack:
         prefix = layout.run(job.name, item.name)
         learner = Learner(item.sae, job.train, device, slots=job.learner.slots)
-        tracker = open_tracker(
-            job.track, sha256(f"{store.url}/{prefix}".encode())[:16], item.name, to_plain(job), wandb_dir
-        )
-        run = Run(item.name, learner, store, prefix, lineage(spec, item), tracker)
+        run_id = sha256(f"{store.url}/{prefix}".encode())[:16]
+        tracker = open_tracker(job.track, run_id, item.name, settings, wandb_dir)
+        run = Run(item.name, item.hook_point, learner, store, prefix, lineage(spec, item), tracker)
         if not run.restore():
-            learner.sae.b_dec.copy_(median())
+            learner.sae.b_dec.copy_(median(item.hook_point))
         runs.append(run)
     return PackLoop(
-        runs, job.train, reader, lambda: make_evaluator(spec, store), job.learner.threads, should_stop, report
+        runs, job.train, readers, make_evaluators(spec, store), job.learner.threads, should_stop, report
     )
 
 
@@ -89,7 +106,10 @@ def lineage(spec: SweepSpec, run: RunSpec) -> dict:
         "host": {
             "model": job.host.model,
             "model_name": job.host.model,
-            "hook_name": job.host.hook_point,
+            "hook_name": run.hook_point,
+            "alias": spec.aliases[run.hook_point],
+            "revision": job.host.revision,
+            "precision": job.host.precision,
             "digest": spec.host_digest,
         },
         "corpus": {
@@ -98,8 +118,8 @@ def lineage(spec: SweepSpec, run: RunSpec) -> dict:
             "key": spec.corpus_key,
             "digest": spec.corpus_digest,
         },
-        "stream": {"first_row": 0, "last_row": job.train.steps * job.train.batch_size},
-        "config": {key: value for key, value in to_plain(job).items() if key not in ("store", "track")},
+        "stream": {"first_row": 0, "last_row": spec.rows, "dataset": spec.datasets.get(run.hook_point)},
+        "config": {key: value for key, value in to_plain(job).items() if key not in ("store", "track", "dataset")},
         "versions": {
             "monosem": __version__,
             "torch": torch.__version__,
@@ -109,14 +129,14 @@ def lineage(spec: SweepSpec, run: RunSpec) -> dict:
     }
 
 
-def _lazy_median(init_rows: int, threads: int, reader: RowReader) -> Callable[[], torch.Tensor]:
-    """The geometric median of the stream's first rows, computed when first asked for."""
-    found: list[torch.Tensor] = []
+def _lazy_median(init_rows: int, threads: int, readers: Mapping[str, Rows]) -> Callable[[str], torch.Tensor]:
+    """The geometric median of a hook point's first rows, computed when first asked for."""
+    found: dict[str, torch.Tensor] = {}
 
-    def median() -> torch.Tensor:
-        if not found:
+    def median(hook_point: str) -> torch.Tensor:
+        if hook_point not in found:
             with torch_threads(threads):
-                found.append(geometric_median(reader.rows(0, init_rows)))
-        return found[0]
+                found[hook_point] = geometric_median(finite_rows(readers[hook_point].rows(0, init_rows)))
+        return found[hook_point]
 
     return median

@@ -2,24 +2,21 @@
 
 import os
 import uuid
+from dataclasses import replace
 
 from monosem.config.job import SweepJob
 from monosem.config.load import to_plain
 from monosem.errors import InputError, MonosemError
-from monosem.host.stored import Host, check_hook_point, load_host
+from monosem.host.stored import Host, load_host, resolve_hook_points
 from monosem.rows.order import StreamOrder, plan_order
-from monosem.stages.spec import (
-    SweepSpec,
-    expand_runs,
-    first_difference,
-    identity,
-    training_bytes,
-)
+from monosem.stages.replay import check_datasets
+from monosem.stages.spec import SweepSpec, expand_runs, first_difference, identity, shuffle_quality, training_bytes
 from monosem.store import layout
 from monosem.store.plain import pack_json, sha256, unpack_json
 from monosem.store.store import Store
-from monosem.text.files import find_files
-from monosem.text.index import Corpus, Report, prepare
+from monosem.text.index import Report, prepare
+from monosem.text.selection import Selection
+from monosem.text.sources import open_source
 
 
 def prepare_sweep(job: SweepJob, store: Store, report: Report = lambda n: None, local: bool = True) -> SweepSpec:
@@ -27,31 +24,65 @@ def prepare_sweep(job: SweepJob, store: Store, report: Report = lambda n: None, 
 
     `local`: the learners run on this machine, so its memory is the limit.
     """
-    host = load_host(job.host.model)
-    check_hook_point(job.host.hook_point)
-    _check_shapes(job, host)
-    d_in = host.model.width(job.host.hook_point)
-    runs = expand_runs(job, d_in)
+    spec = prepare_stream(job, store, report)
     if local:
-        _check_memory(job, runs)
-    if job.corpus.source != "builtin":
-        find_files(job.corpus.source)
-    _check_writable(store)
-    corpus = prepare(store, job.corpus, host.tokenizer, report)
-    order = _order(job, corpus)
-    spec = SweepSpec(job, order, runs, d_in, host.digest, corpus.key, corpus.digest, sum(corpus.quarantined.values()))
+        _check_memory(spec.job, spec.runs)
+    spec = check_datasets(spec)
     _claim_name(store, spec)
     return spec
 
 
+def prepare_stream(job: SweepJob, store: Store, report: Report = lambda n: None) -> SweepSpec:
+    """What the stream is made of: host, corpus and order, checked. Nothing is claimed in the store."""
+    host = load_host(job.host, weights=False)
+    hook_points = resolve_hook_points(host.model, job.host.hook_point)
+    job = _pinned(job, host)
+    _check_shapes(job, host)
+    open_source(job.corpus)  # a source that cannot be read is found before anything is written
+    _check_writable(store)
+    corpus = prepare(store, job.corpus, host.tokenizer, report, host.end_token, host.begin_token)
+    skipped = special_tokens(job, host)
+    selection = Selection(corpus.train, job.stream.rows_per_context, job.stream.skip_positions, frozenset(skipped))
+    widths = {name: host.model.width(name) for name in hook_points}
+    return SweepSpec(
+        job=job,
+        order=_order(job, len(selection.contexts)),
+        runs=expand_runs(job, widths),
+        widths=widths,
+        aliases={name: host.model.alias(name) for name in hook_points},
+        skip_tokens=skipped,
+        host_digest=host.digest,
+        corpus_key=corpus.key,
+        corpus_digest=corpus.digest,
+        documents_passed_over=sum(corpus.quarantined.values()),
+        contexts_passed_over=selection.dropped,
+    )
+
+
+def special_tokens(job: SweepJob, host: Host) -> tuple[int, ...]:
+    """Token ids whose positions are left out of the stream."""
+    if not job.stream.skip_special:
+        return ()
+    names = {host.end_token, host.begin_token} - {None}
+    return tuple(sorted(host.tokenizer.token_to_id(name) for name in names))
+
+
+def _pinned(job: SweepJob, host: Host) -> SweepJob:
+    """The job with the commit that a branch or tag of the hub meant when it was looked up."""
+    commit = host.card.get("revision")
+    return replace(job, host=replace(job.host, revision=commit)) if commit else job
+
+
 def _check_shapes(job: SweepJob, host: Host) -> None:
     c, s, t = job.corpus, job.stream, job.train
-    longest = host.model.config.context_length
+    longest = host.model.context_length
     if c.context_length > longest:
         raise InputError(f"corpus.context_length={c.context_length}: host {job.host.model} takes at most {longest}")
-    if s.rows_per_context > c.context_length:
+    left = c.context_length - s.skip_positions
+    if s.rows_per_context > left:
+        skipped = f" - stream.skip_positions={s.skip_positions}" if s.skip_positions else ""
         raise InputError(
-            f"stream.rows_per_context={s.rows_per_context}: at most corpus.context_length={c.context_length}"
+            f"stream.rows_per_context={s.rows_per_context}: at most corpus.context_length={c.context_length}{skipped}"
         )
     if t.batch_size % job.learner.slots:
         raise InputError(f"learner.slots={job.learner.slots}: must divide train.batch_size={t.batch_size}")
@@ -82,15 +113,16 @@ def _check_writable(store: Store) -> None:
         raise InputError(f"store={store.url!r}: not writable: {error}") from error
 
 
-def _order(job: SweepJob, corpus: Corpus) -> StreamOrder:
-    s, n = job.stream, len(corpus.train.tokens_NT)
+def _order(job: SweepJob, n: int) -> StreamOrder:
+    """The order of a stream over `n` usable contexts."""
+    s = job.stream
     try:
         order = plan_order(
             job.seed, n, job.corpus.context_length, s.rows_per_context, s.contexts_per_item, s.shuffle_rows
         )
     except ValueError as error:
         raise InputError(
-            f"stream.shuffle_rows={s.shuffle_rows} with {n} training contexts: {error}; "
+            f"stream.shuffle_rows={s.shuffle_rows} with {n} usable training contexts: {error}; "
             "lower stream.shuffle_rows or give more text"
         ) from error
     rows = order.contexts_per_epoch * order.rows_per_context
@@ -109,6 +141,7 @@ def _claim_name(store: Store, spec: SweepSpec) -> None:
         "identity": mine,
         "fingerprint": sha256(pack_json(mine)),
         "job": {key: value for key, value in to_plain(spec.job).items() if key != "store"},
+        "shuffle": shuffle_quality(spec),
         "corpus_key": spec.corpus_key,
         "runs": [run.name for run in spec.runs],
     }

@@ -3,7 +3,7 @@
 Everything here is a pure function of the job; a `SweepSpec` is what an executor and its processes get.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import product
 
 from monosem.config.job import SweepJob
@@ -14,11 +14,15 @@ from monosem.sae.config import SaeConfig
 FREE = {
     "store": None,
     "track": None,
-    "stream": ("workers", "shards"),
+    "dataset": None,
+    "stream": ("workers", "shards", "from", "tee", "ahead_rows", "detach_after_s"),
+    "host": ("model", "revision"),
+    "corpus": ("source", "revision", "split"),
     "train": ("checkpoint_every",),
     "learner": ("pack_parameters",),
 }
-"""Fields that may change when a sweep is run again: results do not depend on them."""
+"""Fields that may change when a sweep is run again: results do not depend on them, or only through a digest
+that stands in their place (of the host, of the corpus)."""
 
 
 @dataclass(frozen=True)
@@ -27,44 +31,79 @@ class RunSpec:
 
     name: str
     expansion_factor: int
+    hook_point: str
     sae: SaeConfig
 
 
 @dataclass(frozen=True)
 class SweepSpec:
-    """A checked sweep: the job, and what its host and corpus turned out to be."""
+    """A checked sweep: the job, and what its host and corpus turned out to be.
+
+    widths       of a row, by canonical hook point
+    aliases      TransformerLens' name of each hook point
+    skip_tokens  token ids whose positions are left out
+    datasets     digests of the datasets read in place of the host, by hook point; empty if they hold the
+                 very rows that the host would give
+    """
 
     job: SweepJob
     order: StreamOrder
     runs: tuple[RunSpec, ...]
-    d_in: int
+    widths: dict[str, int]
+    aliases: dict[str, str]
+    skip_tokens: tuple[int, ...]
     host_digest: str
     corpus_key: str
     corpus_digest: str
     documents_passed_over: int = 0
+    contexts_passed_over: int = 0
+    datasets: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def hook_points(self) -> tuple[str, ...]:
+        return tuple(self.widths)
+
+    @property
+    def rows(self) -> int:
+        """Rows that the runs see, from the first of the stream on."""
+        return self.job.train.steps * self.job.train.batch_size
+
+    @property
+    def last_row(self) -> int:
+        """Where the rows end that anything in the sweep reads."""
+        return max(self.rows, self.job.train.init_rows)
 
 
-def expand_runs(job: SweepJob, d_in: int) -> tuple[RunSpec, ...]:
+def expand_runs(job: SweepJob, widths: dict[str, int]) -> tuple[RunSpec, ...]:
     """The grid of the job's axes, largest factor last. Names tell what differs: 8x, or 8x-l1_0.004-seed_1."""
     sae = job.sae
     runs = []
-    for factor, variant, l1, seed in product(sae.expansion_factor, sae.variant, sae.l1_coefficient, sae.seed):
-        name = f"{factor}x"
+    axes = (widths, sae.expansion_factor, sae.variant, sae.l1_coefficient, sae.seed)
+    for hook_point, factor, variant, l1, seed in product(*axes):
+        name = f"{slug(hook_point)}-" if len(widths) > 1 else ""
+        name += f"{factor}x"
         name += f"-{variant}" if len(sae.variant) > 1 else ""
         name += f"-l1_{l1:g}" if len(sae.l1_coefficient) > 1 else ""
         name += f"-seed_{seed}" if len(sae.seed) > 1 else ""
+        d_in = widths[hook_point]
         config = SaeConfig(d_in=d_in, d_sae=factor * d_in, l1_coefficient=l1, variant=variant, seed=seed)
-        runs.append(RunSpec(name, factor, config))
+        runs.append(RunSpec(name, factor, hook_point, config))
     return tuple(runs)
 
 
+def slug(hook_point: str) -> str:
+    """A hook point as a name in the store."""
+    return hook_point.replace(":", "=").replace("/", "=")
+
+
 def pack_runs(runs: tuple[RunSpec, ...], max_parameters: int) -> list[list[RunSpec]]:
-    """Runs into packs, one process each: small ones together up to `max_parameters`, large ones alone."""
+    """Runs of one hook point into packs, a process each: small ones together up to `max_parameters`."""
     packs: list[list[RunSpec]] = []
-    for run in sorted(runs, key=lambda r: r.sae.n_parameters):
-        size = sum(r.sae.n_parameters for r in packs[-1]) if packs else 0
-        if packs and size + run.sae.n_parameters <= max_parameters:
-            packs[-1].append(run)
+    for run in sorted(runs, key=lambda r: (r.hook_point, r.sae.n_parameters)):
+        last = packs[-1] if packs else []
+        size = sum(r.sae.n_parameters for r in last) + run.sae.n_parameters
+        if last and last[0].hook_point == run.hook_point and size <= max_parameters:
+            last.append(run)
         else:
             packs.append([run])
     return packs
@@ -84,10 +123,27 @@ def identity(spec: SweepSpec) -> dict:
         else:
             for name in names:
                 del job[section][name]
-    job["host"]["digest"] = spec.host_digest
+    job["host"] |= {"digest": spec.host_digest, "hook_point": list(spec.hook_points)}
     job["corpus"]["digest"] = spec.corpus_digest
-    del job["host"]["model"], job["corpus"]["source"]  # where they were read from does not matter
+    if spec.datasets:
+        job["stream"] = {"datasets": spec.datasets}
     return job
+
+
+def stream_identity(spec: SweepSpec, hook_point: str) -> dict:
+    """Everything that the rows of one hook point's stream depend on: what a dataset of them is compared by."""
+    whole = identity(spec)
+    host = {key: value for key, value in whole["host"].items() if key != "hook_point"}
+    kept = {key: whole[key] for key in ("seed", "stream")}
+    return kept | {"host": host | {"hook_point": hook_point}, "corpus": {"digest": spec.corpus_digest}}
+
+
+def shuffle_quality(spec: SweepSpec) -> dict | None:
+    """How well the order mixes contexts, from arithmetic; None where a dataset has an order of its own."""
+    if spec.datasets:
+        return None
+    from monosem.rows.quality import measure_quality
+    return measure_quality(spec.order, spec.job.train.batch_size).as_dict()
 
 
 def first_difference(a: object, b: object, path: str = "") -> tuple[str, object, object] | None:

@@ -9,7 +9,6 @@ from monosem.config.job import SweepJob
 from monosem.report.summary import write_summary
 from monosem.report.table import show_table
 from monosem.stages.executor import Executor, Status
-from monosem.stages.learning import make_evaluator
 from monosem.stages.listing import run_rows
 from monosem.stages.prepare import prepare_sweep, run_states
 from monosem.stages.spec import RunSpec, SweepSpec
@@ -44,8 +43,7 @@ def finish(store: Store, spec: SweepSpec, say: Callable[[str], None]) -> None:
     rows = run_rows(store, spec.job.name)
     show_table(rows)
     if any(row["state"] == "finished" for row in rows):
-        neurons = make_evaluator(spec, store).neurons()
-        say(f"summary: {write_summary(store, spec.job.name, neurons)}")
+        say(f"summary: {write_summary(store, spec.job.name)}")
 
 
 def _announce(spec: SweepSpec, open_runs: list[RunSpec], say: Callable[[str], None]) -> None:
@@ -59,8 +57,9 @@ def _announce(spec: SweepSpec, open_runs: list[RunSpec], say: Callable[[str], No
         f"sweep {job.name}: {len(open_runs)} of {len(spec.runs)} runs to train: "
         f"{', '.join(run.name for run in open_runs)}"
     )
+    points = ", ".join(f"{name} (width {n})" for name, n in spec.widths.items())
     say(
-        f"host {job.host.model} at {job.host.hook_point} (width {spec.d_in}), {rows:,} rows, "
+        f"host {job.host.model} at {points}, {rows:,} rows, "
         f"{rows / epoch:.2f} passes over the corpus"
     )
     if spec.documents_passed_over:

@@ -4,6 +4,9 @@ corpora/<key>/                          token indexes
 hosts/<name>/                           host models made by `monosem pretrain`
 sweeps/<sweep>/sweep.json               what the sweep is: config, fingerprint, lineage
 sweeps/<sweep>/summary.html             the result page
+sweeps/<sweep>/canary.json              digest of the work item that every worker makes first
+sweeps/<sweep>/control.json             how many workers a running sweep on Ray has, and should have
+activations/<name>/<hook point>/        activation datasets made by `monosem harvest`
 sweeps/<sweep>/runs/<run>/
     cfg.json  sae_weights.safetensors  sparsity.safetensors      the dictionary (SAELens layout)
     metrics.jsonl                       the training curve
@@ -23,6 +26,14 @@ def manifest(name: str) -> str:
 
 def summary(name: str) -> str:
     return f"sweeps/{name}/summary.html"
+
+
+def canary(name: str) -> str:
+    return f"sweeps/{name}/canary.json"
+
+
+def control(name: str) -> str:
+    return f"sweeps/{name}/control.json"
 
 
 def run(sweep_name: str, run_name: str) -> str:

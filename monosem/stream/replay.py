@@ -85,7 +85,7 @@ class BlockReader:
                 offsets.append((column.flatten().buffers()[1].address - mapped.address, len(column)))
         except (pa.ArrowException, OSError) as error:
             raise IntegrityError(f"{path}: not readable: {error}") from error
-        return offsets, open(path, "rb")  # noqa: SIM115 -- closed when the cache lets it go
+        return offsets, open(path, "rb")
 
     def _check(self, shard: Shard, k: int, digest: str) -> None:
         if digest != shard.blocks[k]:

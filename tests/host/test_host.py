@@ -9,7 +9,8 @@ from monosem.config.job import PretrainConfig
 from monosem.errors import InputError, IntegrityError
 from monosem.host.pretrain import batch_of_step, learning_rate, pretrain
 from monosem.host.stored import bundled_names, load_host
-from monosem.host.transformer import HOOK_POINTS, OneLayerTransformer, TransformerConfig, next_token_loss
+from monosem.host.model import next_token_loss
+from monosem.host.transformer import HOOK_POINTS, OneLayerTransformer, TransformerConfig
 from monosem.store.checkpoints import CheckpointLog
 from monosem.store.store import open_store
 from monosem.store.tensors import tensors_digest
@@ -38,7 +39,7 @@ def test_it_is_causal(model):
 @pytest.mark.parametrize("hook_point", HOOK_POINTS)
 def test_hook_points_read_and_write(model, hook_point):
     x = tokens()
-    seen = model.capture(x, hook_point)
+    seen = model.capture(x, [hook_point])[hook_point]
     assert seen.shape == (3, 12, model.width(hook_point))
     read = {}
     logits = model(x, {hook_point: lambda t: read.setdefault("t", t)})
@@ -48,8 +49,9 @@ def test_hook_points_read_and_write(model, hook_point):
 
 def test_mlp_post_is_what_the_mlp_writes_from(model):
     x = tokens()
-    mid, post, end = (model.capture(x, h) for h in ("resid_mid", "mlp.post", "resid_post"))
-    assert (post >= 0).all() and torch.equal(post, model.capture(x, "mlp.pre").relu())
+    found = model.capture(x, ["resid_post", "mlp.pre", "mlp.post", "resid_mid"])
+    mid, post, end = (found[h] for h in ("resid_mid", "mlp.post", "resid_post"))
+    assert (post >= 0).all() and torch.equal(post, found["mlp.pre"].relu())
     assert torch.allclose(end, mid + model.mlp_out(post), atol=1e-6)
 
 
@@ -119,3 +121,11 @@ def test_bundled_hosts_have_cards_and_beat_chance_by_far():
         ids = host.tokenizer.encode("def __init__(self, name):\n        self.").ids
         logits = host.model(torch.tensor([ids]))[0, -1]
         assert host.tokenizer.decode([int(logits.argmax())]).isidentifier()
+
+
+def test_names_of_hook_points(model):
+    for name in HOOK_POINTS:
+        assert model.resolve(name) == model.resolve(f"blocks.0.{name}") == model.resolve(model.alias(name)) == name
+    for wrong in ("blocks.1.mlp.post", "mlp.pots", "blocks.0.hook_mlp_post"):
+        with pytest.raises(ValueError, match="must be one of"):
+            model.resolve(wrong)

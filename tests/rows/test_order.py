@@ -2,7 +2,10 @@
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
+from monosem.rows import order as order_module
 from monosem.rows.order import StreamOrder, plan_order, segment_pieces
 
 ORDERS = [
@@ -21,7 +24,7 @@ def stream_by_hand(order: StreamOrder, segments: int) -> list[tuple[int, int]]:
         canonical = [((s - g) * K + kappa, i * G + g) for g in range(G) for kappa in range(K) for i in range(r // G)]
         segment = [None] * (K * r)
         for w, row in enumerate(canonical):
-            segment[order.phi(s)[w]] = row
+            segment[int(order.phi(s)(np.array([w]))[0])] = row
         rows += segment
     return rows
 
@@ -65,10 +68,11 @@ def test_tiles_are_the_rows_of_the_segment(order):
         for item, g in order.items_of_segment(u):
             places = order.tile_places(u, item, g)
             j, rho = order.row(u * order.segment_rows + places)
-            tokens = order.item_tokens(item)[g].reshape(-1)
+            places_j = order.item_places(item)
+            tokens = order.by_tile(np.stack([order.tokens(a) for a in places_j]))[g].reshape(-1)
             assert (j // order.contexts_per_item == item).all()
             assert [order.tokens(int(a))[b] for a, b in zip(j, rho, strict=True)] == tokens.tolist()
-            assert order.item_contexts(item)[j % order.contexts_per_item].tolist() == order.context(j).tolist()
+            assert (order.tile_segment(item, g) == u) and set(j.tolist()) == set(places_j)
             seen |= set(places.tolist())
         assert seen == set(range(order.segment_rows))
 
@@ -78,6 +82,74 @@ def test_tokens_of_a_context_are_distinct():
     for j in range(50):
         tokens = order.tokens(j)
         assert len(set(tokens.tolist())) == order.rows_per_context and tokens.max() < order.context_length
+
+
+def test_tokens_come_from_the_positions_that_are_kept():
+    order = ORDERS[0]
+    keep = np.array([1, 2, 5, 6, 8, 9, 11, 12, 15])
+    for j in range(50):
+        tokens = order.tokens(j, keep)
+        assert len(set(tokens.tolist())) == 8 and set(tokens.tolist()) <= set(keep.tolist())
+    assert len({tuple(order.tokens(j, keep)) for j in range(50)}) == 50
+    with pytest.raises(ValueError, match="keeps 7 positions"):
+        order.tokens(0, keep[:7])
+
+
+@pytest.mark.parametrize("order", ORDERS)
+def test_places_of_contexts_are_the_inverse(order):
+    n = order.contexts_per_epoch
+    for epoch in range(3):
+        j = order.place_of_context(np.arange(order.n_contexts), epoch)
+        used = j[j >= 0]
+        assert sorted(used.tolist()) == list(range(epoch * n, (epoch + 1) * n))
+        assert order.context(used).tolist() == np.flatnonzero(j >= 0).tolist()
+
+
+@pytest.mark.parametrize("order", ORDERS)
+def test_large_segments_obey_the_same_laws(order, monkeypatch):
+    """Segments beyond LARGEST_TABLE take another permutation; here every segment does."""
+    monkeypatch.setattr(order_module, "LARGEST_TABLE", 0)
+    order_module._phi.cache_clear()
+    try:
+        test_rows_and_places_match_brute_force(order)
+        test_exactly_once_and_the_stated_drop(order)
+        test_tiles_are_the_rows_of_the_segment(order)
+    finally:
+        order_module._phi.cache_clear()
+
+
+@settings(deadline=None, max_examples=60)
+@given(
+    st.integers(0, 2**64 - 1),
+    st.sampled_from([(64, 32, 16, 300), (1024, 256, 4, 64), (2**20, 2**10, 64, 2**7), (256, 128, 1, 2**13)]),
+    st.sampled_from([10**6, 2**33 + 7, 2**40]),
+    st.lists(st.integers(0, 2**40 - 1), min_size=1, max_size=8),
+)
+def test_rows_up_to_2_to_the_40_go_there_and_back(seed, shape, n_contexts, rows):
+    length, r, per_item, items = shape
+    order = StreamOrder(seed, n_contexts, length, r, per_item, items, 16)
+    t = np.array(rows)
+    j, rho = order.row(t)
+    assert order.place(j, rho).tolist() == rows
+    assert (rho >= 0).all() and (rho < r).all() and (j >= 0).all()
+    context, epoch = order.context(j), j // order.contexts_per_epoch
+    assert (context >= 0).all() and (context < n_contexts).all()
+    for c, e, place in zip(context, epoch, j, strict=True):
+        assert order.place_of_context(np.array([c]), int(e)).tolist() == [place]
+
+
+@settings(deadline=None, max_examples=60)
+@given(st.data())
+def test_any_small_order_emits_each_row_once(data):
+    generations = data.draw(st.integers(1, 6))
+    r = generations * data.draw(st.integers(1, 3))
+    per_item, items = data.draw(st.integers(1, 4)), data.draw(st.integers(1, 4))
+    n = per_item * items * data.draw(st.integers(1, 4)) + data.draw(st.integers(0, 5))
+    order = StreamOrder(data.draw(st.integers(0, 2**64 - 1)), n, r + 3, r, per_item, items, generations)
+    test_exactly_once_and_the_stated_drop(order)
+    test_places_of_contexts_are_the_inverse(order)
+    t = np.arange(order.segment_rows * 4)
+    assert order.place(*order.row(t)).tolist() == t.tolist()
 
 
 def test_golden_order():
