@@ -1,37 +1,32 @@
-"""Documents from files: txt, jsonl and parquet, by path or glob, local or on S3.
+"""Documents from files, by path, directory or glob, local or on S3.
 
     .txt       the whole file is one document
-    .jsonl     one JSON object per line
+    .jsonl     one JSON object per line; blank lines are no documents
     .parquet   one document per row
+    .arrow     one document per row (what `datasets` writes with save_to_disk; its caches are left out)
 
-A document that cannot be used (invalid UTF-8, not JSON, no text in its column, empty) is passed over and
-counted by reason in `Quarantine`; it never stops the job.
+.txt and .jsonl may be compressed: .gz or .zst. A document's key is `<path>#<number>`: its line or row in the file,
+counted from 0, the unusable ones included. A byte-order mark is no text.
 """
 
-import json
-from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 
 import fsspec
 
 from monosem.errors import InputError
+from monosem.text.columns import arrow_rows, parquet_rows
 from monosem.text.documents import Document
+from monosem.text.jsonl import parse_line
+from monosem.text.quarantine import DOCUMENT_BYTES, INVALID_UTF8, TOO_LARGE, Bad, Quarantine, accept, printable
+from monosem.text.streams import CODECS, bounded_lines, one_line, open_stream, read_at_most, reading
 
-SUFFIXES = (".txt", ".jsonl", ".parquet")
-
-
-@dataclass
-class Quarantine:
-    """How many documents were passed over, by reason, and the first few of them by name."""
-
-    reasons: Counter = field(default_factory=Counter)
-    examples: list[str] = field(default_factory=list)
-
-    def add(self, key: str, reason: str) -> None:
-        self.reasons[reason] += 1
-        if len(self.examples) < 20:
-            self.examples.append(f"{key}: {reason}")
+LINE_BASED = (".txt", ".jsonl")
+SUFFIXES = (
+    *LINE_BASED,
+    *(kind + packed for kind in LINE_BASED for packed in CODECS),
+    ".parquet",
+    ".arrow",
+)
 
 
 def find_files(source: str) -> tuple[object, list[str]]:
@@ -44,100 +39,80 @@ def find_files(source: str) -> tuple[object, list[str]]:
             found = list(fs.find(path))
         else:
             found = [path] if fs.exists(path) else []
-    except (ValueError, ImportError, OSError) as error:
-        raise InputError(f"corpus.source={source!r}: cannot be read: {error}") from error
+    except Exception as error:  # every kind of file system raises errors of its own kind
+        raise InputError(f"corpus.source={source!r}: cannot be read: {one_line(error)}") from error
     if not found:
-        raise InputError(f"corpus.source={source!r}: no such file (use builtin, a path, a directory or a glob)")
-    usable = sorted(p for p in found if p.endswith(SUFFIXES))
+        raise InputError(
+            f"corpus.source={source!r}: no such file (use builtin, a path, a directory, a glob or hf:dataset)"
+        )
+    splits = [p for p in found if p.rsplit("/", 1)[-1] == "dataset_dict.json"]
+    if splits:
+        raise InputError(f"corpus.source={source!r}: a saved dataset of several splits; name the directory of one")
+    usable = sorted(p for p in found if p.endswith(SUFFIXES) and not _is_cache(p))
     if not usable:
         raise InputError(f"corpus.source={source!r}: {len(found)} files, none ends in {', '.join(SUFFIXES)}")
     return fs, usable
 
 
+def _is_cache(path: str) -> bool:
+    name = path.rsplit("/", 1)[-1]
+    return name.endswith(".arrow") and name.startswith(("cache-", "tmp"))
+
+
 def identity(source: str) -> list[list]:
     """What the files are now, without reading them: [path, size, version] of each."""
-    fs, paths = find_files(source)
+    return versions(*find_files(source))
+
+
+def versions(fs, paths: list[str]) -> list[list]:
+    """[path, size, version] of each; the version is an ETag or a time of change."""
     rows = []
     for path in paths:
         info = fs.info(path)
         version = info.get("ETag") or info.get("mtime") or info.get("LastModified") or info.get("created")
-        rows.append([path, info.get("size"), str(version)])
+        rows.append([printable(path), info.get("size"), str(version)])
     return rows
 
 
 def documents(source: str, text_column: str, domain_column: str, quarantine: Quarantine) -> Iterator[Document]:
-    """Every usable document, in order of path and position."""
+    """Every usable document, in order of path and position; the others go to `quarantine`.
+
+    A file that cannot be read to its end, or lacks the column, is an InputError when it is reached.
+    """
     fs, paths = find_files(source)
     for path in paths:
-        if path.endswith(".txt"):
-            rows = _txt(fs, path)
-        elif path.endswith(".jsonl"):
-            rows = _jsonl(fs, path, text_column, domain_column)
+        if path.endswith(".parquet"):
+            rows = enumerate(parquet_rows(fs, path, text_column, domain_column, source))
+        elif path.endswith(".arrow"):
+            rows = enumerate(arrow_rows(fs, path, text_column, domain_column, source))
+        elif path.endswith((".txt", *(".txt" + packed for packed in CODECS))):
+            rows = _txt(fs, path, source)
         else:
-            rows = _parquet(fs, path, text_column, domain_column, source)
-        for number, (text, domain) in enumerate(rows):
-            key = f"{path}#{number}"
-            reason = _unusable(text)
-            if reason:
-                quarantine.add(key, reason)
-            else:
-                yield Document(key, domain if isinstance(domain, str) else "", text)
+            rows = _jsonl(fs, path, text_column, domain_column, source)
+        for number, (text, domain) in rows:
+            document = accept(f"{path}#{number}", text, domain, quarantine)
+            if document:
+                yield document
 
 
-def _unusable(text: object) -> str | None:
-    if isinstance(text, Exception):
-        return f"{type(text).__name__}"
-    if not isinstance(text, str):
-        return "no text in the column"
-    if not text.strip():
-        return "empty"
+def _txt(fs, path: str, source: str) -> Iterator[tuple[int, tuple[object, object]]]:
+    with reading(source, path), open_stream(fs, path) as stream:
+        data = read_at_most(stream, DOCUMENT_BYTES)
+    if data is None:
+        yield 0, (Bad(TOO_LARGE), "")
+        return
     try:
-        text.encode()
-    except UnicodeEncodeError:
-        return "lone surrogate"
-    return None
+        yield 0, (data.decode("utf-8-sig"), "")
+    except UnicodeDecodeError:
+        yield 0, (Bad(INVALID_UTF8), "")
 
 
-def _decode(data: bytes) -> object:
-    try:
-        return data.decode()
-    except UnicodeDecodeError as error:
-        return error
-
-
-def _txt(fs, path: str) -> Iterator[tuple[object, object]]:
-    yield _decode(fs.cat_file(path)), ""
-
-
-def _jsonl(fs, path: str, text_column: str, domain_column: str) -> Iterator[tuple[object, object]]:
-    with fs.open(path, "rb") as file:
-        for line in file:
-            if not line.strip():
-                continue
-            try:
-                row = json.loads(line)
-            except (ValueError, RecursionError) as error:
-                yield error, ""
-                continue
-            if isinstance(row, dict):
-                yield row.get(text_column), row.get(domain_column)
-            else:
-                yield None, ""
-
-
-def _parquet(fs, path: str, text_column: str, domain_column: str, source: str) -> Iterator[tuple[object, object]]:
-    import pyarrow.parquet as pq
-    from pyarrow.lib import ArrowException
-
-    try:
-        file = pq.ParquetFile(fs.open(path, "rb"))
-    except (ArrowException, OSError) as error:
-        raise InputError(f"corpus.source={source!r}: {path} is not a parquet file: {error}") from error
-    names = file.schema_arrow.names
-    if text_column not in names:
-        raise InputError(f"corpus.text_column={text_column!r}: {path} has the columns {', '.join(names)}")
-    columns = [text_column] + ([domain_column] if domain_column in names else [])
-    for batch in file.iter_batches(batch_size=256, columns=columns):
-        texts = batch.column(0).to_pylist()
-        domains = batch.column(1).to_pylist() if len(columns) == 2 else [""] * len(texts)
-        yield from zip(texts, domains, strict=True)
+def _jsonl(
+    fs, path: str, text_column: str, domain_column: str, source: str
+) -> Iterator[tuple[int, tuple[object, object]]]:
+    with reading(source, path), open_stream(fs, path) as stream:
+        for number, line in enumerate(bounded_lines(stream)):
+            if line is None:
+                yield number, (Bad(TOO_LARGE), "")
+            elif line.strip():
+                yield number, parse_line(line, text_column, domain_column)

@@ -1,13 +1,9 @@
-import json
 from itertools import islice
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 
-from monosem.errors import InputError
-from monosem.text import builtin, files
+from monosem.text import builtin
 from monosem.text.documents import Document, is_heldout
 from monosem.text.generators import GENERATORS
 from monosem.text.tokens import END_OF_TEXT, pack, train_tokenizer
@@ -82,43 +78,3 @@ def test_generators_follow_their_random_source(name):
 
     texts = {GENERATORS[name](Random(i)) for i in (1, 1, 2, 3)}
     assert len(texts) == 3 and all(200 < len(t) < 20_000 for t in texts)
-
-
-def test_files_of_three_kinds_give_the_same_documents(tmp_path):
-    rows = [{"text": t, "domain": f"d{i % 3}"} for i, t in enumerate(TEXTS[:20])]
-    (tmp_path / "a.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
-    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "b.parquet")
-    (tmp_path / "c.txt").write_text(TEXTS[0])
-    read = {}
-    for name in ("a.jsonl", "b.parquet", "c.txt"):
-        read[name] = list(files.documents(str(tmp_path / name), "text", "domain", files.Quarantine()))
-    assert [d.text for d in read["a.jsonl"]] == TEXTS[:20] == [d.text for d in read["b.parquet"]]
-    assert [d.domain for d in read["a.jsonl"]] == [r["domain"] for r in rows] == [d.domain for d in read["b.parquet"]]
-    assert [d.text for d in read["c.txt"]] == TEXTS[:1]
-    everything = list(files.documents(str(tmp_path / "*"), "text", "domain", files.Quarantine()))
-    assert len(everything) == 41 and len({d.key for d in everything}) == 41
-
-
-def test_bad_documents_are_counted_and_passed_over(tmp_path):
-    lines = [b'{"text": "good one"}', b"not json", b'{"text": ""}', b'{"other": 1}', b"[1, 2]",
-             b'{"text": "\\ud800"}', b'{"text": "caf\xe9"}', b'{"text": "good \\u0000 two"}']  # fmt: skip
-    (tmp_path / "a.jsonl").write_bytes(b"\n".join(lines) + b"\n")
-    (tmp_path / "b.txt").write_bytes(b"\xff\xfe broken")
-    quarantine = files.Quarantine()
-    good = list(files.documents(str(tmp_path), "text", "domain", quarantine))
-    assert [d.text for d in good] == ["good one", "good \x00 two"]
-    assert sum(quarantine.reasons.values()) == 7 and quarantine.reasons["lone surrogate"] == 1
-    assert good[1].key.endswith("#7")  # a bad document does not shift the names of the others
-
-
-@pytest.mark.parametrize("source, says", [("nowhere/*.txt", "no such file"), ("{dir}", "none ends in")])
-def test_sources_that_cannot_be_read(tmp_path, source, says):
-    (tmp_path / "x.pdf").write_text("")
-    with pytest.raises(InputError, match=says):
-        files.find_files(source.format(dir=tmp_path))
-
-
-def test_a_parquet_file_without_the_column(tmp_path):
-    pq.write_table(pa.table({"body": ["x"]}), tmp_path / "a.parquet")
-    with pytest.raises(InputError, match="has the columns body"):
-        list(files.documents(str(tmp_path), "text", "domain", files.Quarantine()))
