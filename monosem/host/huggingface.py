@@ -26,6 +26,7 @@ from monosem.store.plain import sha256, unpack_json
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16}
 _PICKLED = (".bin", ".pt", ".pth", ".ckpt")
 _SHARD = re.compile(r"model-[0-9]{5}-of-[0-9]{5}\.safetensors")
+_WANTED = {"allow_patterns": ["*.json", "model*.safetensors"], "ignore_patterns": ["*/*"]}
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 _REPOSITORY = re.compile(r"hf:([\w.-]+/)?[\w.-]+")
 
@@ -98,9 +99,8 @@ class HuggingFaceHost:
     @property
     def device(self) -> torch.device:
         """Where tokens go in."""
-        if not self.spread:
-            return next(self.model.parameters()).device
-        first = next(iter(self.model.hf_device_map.values()))
+        placed = getattr(self.model, "hf_device_map", None)  # only where there is more than one place
+        first = next(iter(placed.values())) if placed else next(self.model.parameters()).device
         return torch.device("cpu" if first == "disk" else first)
 
     def _checked(self, tokens_BT: Tensor) -> Tensor:
@@ -202,8 +202,7 @@ def _fetched(reference: str, revision: str | None) -> tuple[Path, str]:
     try:
         commit, names = _contents(HfApi(), repo, revision)
         _check_files(reference, names)  # before gigabytes move
-        wanted = [*_weights(names), *(n for n in names if n.endswith(".json") and "/" not in n)]
-        return Path(snapshot_download(repo, revision=commit, allow_patterns=wanted)), commit
+        return Path(snapshot_download(repo, revision=commit, **_WANTED)), commit
     except RepositoryNotFoundError as error:  # the hub answers the same for a private one
         raise InputError(f"host.model={reference!r}: no such model, or none that your HF_TOKEN may read") from error
     except (httpx2.HTTPError, OSError) as error:
@@ -232,7 +231,7 @@ def _cached(repo: str, commit: str) -> Path | None:
     from huggingface_hub.errors import LocalEntryNotFoundError
 
     try:
-        here = Path(snapshot_download(repo, revision=commit, local_files_only=True))
+        here = Path(snapshot_download(repo, revision=commit, local_files_only=True, **_WANTED))
         _check_files(repo, [p.name for p in here.iterdir()])
     except (LocalEntryNotFoundError, InputError):  # not here, or only in part: the hub has the rest
         return None

@@ -180,7 +180,8 @@ class PointMap:
         return f" (did you mean {near[0]!r}?)" if near else ""
 
     def _example(self) -> str:
-        return min((m for m in self.modules if m.endswith((".0.mlp", ".0.fc2"))), default=min(self.modules, key=len))
+        """The first block, or whatever comes closest to one."""
+        return min((m for m in self.modules if m.endswith(".0")), key=len, default=self.logits)
 
 
 def attach(model: nn.Module, name: str, place: Place, edit: Callable[[Tensor], Tensor]) -> RemovableHandle:

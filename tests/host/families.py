@@ -14,7 +14,13 @@ VOCABULARY, WIDTH, HEADS, MLP, LAYERS, CONTEXT = 300, 32, 4, 48, 3, 64
 TEXTS = [f"the small river {i} follows a quiet engine and every bridge reaches another harbour" for i in range(40)]
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
-_COMMON = dict(vocab_size=VOCABULARY, bos_token_id=0, eos_token_id=0, pad_token_id=None, tie_word_embeddings=False)
+_COMMON = {
+    "vocab_size": VOCABULARY,
+    "bos_token_id": 0,
+    "eos_token_id": 0,
+    "pad_token_id": None,
+    "tie_word_embeddings": False,
+}
 _SIZES = dict(
     _COMMON,
     hidden_size=WIDTH,
@@ -44,7 +50,9 @@ FAMILIES: dict[str, tuple[str, dict]] = {
 def make_host(directory: Path, family: str, precision: str = "fp32", seed: int = 0) -> Path:
     """Write a random model of `family` with its tokenizer to `directory` (made if need be), and return it."""
     from transformers import AutoConfig, AutoModelForCausalLM
+    from transformers.utils import logging
 
+    logging.disable_progress_bar()
     kind, sizes = FAMILIES[family]
     torch.manual_seed(seed)
     model = AutoModelForCausalLM.from_config(AutoConfig.for_model(kind, **sizes))
