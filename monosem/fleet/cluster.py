@@ -7,20 +7,6 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from monosem.errors import InputError
-from monosem.stages.spec import SweepSpec
-
-WINDOW = 3
-"""Segments a shard works ahead of the slowest reader; bounds what it holds."""
-BYTES_PER_VALUE = 4
-SPARE_BYTES = 200 * 2**20
-
-
-def object_store_bytes(spec: SweepSpec) -> int:
-    """What the stream keeps in the object store: items of the blocks in the shuffle, and parts ahead of readers."""
-    segment = spec.order.segment_rows * spec.d_in * BYTES_PER_VALUE
-    blocks = spec.order.generations + WINDOW + 2
-    parts = 2 * (WINDOW + 2)
-    return (blocks + parts) * segment + SPARE_BYTES
 
 
 def set_environment(address: str | None) -> None:

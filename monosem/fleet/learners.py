@@ -1,4 +1,4 @@
-"""The learner actor: trains one pack of runs, pulling its rows from the buffer shards."""
+"""The actors that read the stream: learners, which train a pack of runs, and keepers, which write datasets."""
 
 import threading
 
@@ -8,44 +8,24 @@ from monosem.errors import Interrupted
 from monosem.fleet.source import RaySource
 from monosem.learn.loop import PackLoop
 from monosem.memory import keep_freed_memory
-from monosem.stages.executor import Status, loop_status, wandb_directory
+from monosem.stages.executor import Keeping, Status, dataset_readers, loop_status, wandb_directory
+from monosem.stages.keep import open_writer, pump
 from monosem.stages.learning import make_loop
 from monosem.stages.spec import RunSpec, SweepSpec
+from monosem.store import layout
+from monosem.store.checkpoints import CheckpointLog
 from monosem.store.store import open_store
-from monosem.stream.reader import RowReader
+from monosem.stream.reader import RowReader, Rows
 
 
-@ray.remote(max_restarts=0, max_task_retries=0, max_concurrency=3)
-class LearnerActor:
-    """`train` runs to the end in one call; the other methods answer meanwhile."""
+class _Reader:
+    """What both have: a place in the stream, a status, and a way to be stopped."""
 
-    def __init__(self, spec: SweepSpec, pack: list[RunSpec], reader: str, shards: dict[int, object]):
-        self.spec, self.pack = spec, pack
-        self.source = RaySource(spec.order, reader, shards)
+    def __init__(self, spec: SweepSpec, name: str, shards: dict[int, object]):
+        self.spec = spec
+        self.source = RaySource(spec.order, name, spec.hook_points, shards)
         self.stop_asked = threading.Event()
         self.latest = Status()
-
-    def train(self) -> Status:
-        """Train the pack. A stop on request returns early, after a checkpoint."""
-        keep_freed_memory()
-        spec, store = self.spec, open_store(self.spec.job.store)
-        self.source.join(0)
-        loop = make_loop(
-            spec,
-            self.pack,
-            store,
-            RowReader(self.source, spec.order),
-            wandb_directory(store, spec.job.name),
-            self.stop_asked.is_set,
-            self._note,
-        )
-        try:
-            loop.run()
-        except Interrupted:  # the supervisor asked, and knows
-            self._note(loop)
-        finally:
-            self.source.leave()
-        return self.latest
 
     def set_shard(self, shard: int, actor: object) -> None:
         self.source.set_shard(shard, actor)
@@ -56,5 +36,75 @@ class LearnerActor:
     def ask_to_stop(self) -> None:
         self.stop_asked.set()
 
+
+@ray.remote(max_restarts=0, max_task_retries=0, max_concurrency=3)
+class LearnerActor(_Reader):
+    """`work` trains the runs of a pack, which have one hook point, to the end; the other methods answer meanwhile."""
+
+    def __init__(self, spec: SweepSpec, pack: list[RunSpec], name: str, shards: dict[int, object]):
+        super().__init__(spec, name, shards)
+        self.pack, self.hook_point = pack, pack[0].hook_point
+
+    def work(self) -> Status:
+        """Train the pack. A stop on request returns early, after a checkpoint."""
+        keep_freed_memory()
+        spec, store = self.spec, open_store(self.spec.job.store)
+        try:
+            loop = make_loop(
+                spec,
+                self.pack,
+                store,
+                self._readers(store),
+                wandb_directory(store, spec.job.name),
+                self.stop_asked.is_set,
+                self._note,
+            )
+            try:
+                loop.run()
+            except Interrupted:  # the supervisor asked, and knows
+                self._note(loop)
+        finally:
+            self.source.leave()
+        return self.latest
+
+    def _readers(self, store) -> dict[str, Rows]:
+        stored = dataset_readers(self.spec)
+        if stored:
+            return {self.hook_point: stored[self.hook_point]}
+        self.source.join(self._first_row(store) // self.spec.order.segment_rows)
+        return {self.hook_point: RowReader(self.source, self.spec.order, self.hook_point)}
+
+    def _first_row(self, store) -> int:
+        """Where the run that is furthest behind goes on."""
+        name, batch = self.spec.job.name, self.spec.job.train.batch_size
+        logs = (CheckpointLog(store, f"{layout.run(name, run.name)}/checkpoints") for run in self.pack)
+        return min(max(log.steps(), default=0) for log in logs) * batch
+
     def _note(self, loop: PackLoop) -> None:
         self.latest = loop_status(loop)
+
+
+@ray.remote(max_restarts=0, max_task_retries=0, max_concurrency=3)
+class KeeperActor(_Reader):
+    """`work` writes one hook point's rows as a dataset; a successor goes on with the first file that is missing."""
+
+    def __init__(self, spec: SweepSpec, keeping: Keeping, hook_point: str, name: str, shards: dict[int, object]):
+        super().__init__(spec, name, shards)
+        self.keeping, self.hook_point = keeping, hook_point
+
+    def work(self) -> Status:
+        """Write the dataset. A stop on request returns early; whole files stay."""
+        keep_freed_memory()
+        k, segment_rows = self.keeping, self.spec.order.segment_rows
+        writer = open_writer(self.spec, k.uri, self.hook_point, k.first_row, k.rows)
+        try:
+            self.source.join(writer.next_row // segment_rows)
+            while writer.next_row < writer.end_row and not self.stop_asked.is_set():
+                u = writer.next_row // segment_rows
+                pump(self.source, segment_rows, writer, self.hook_point, before=u + 1)
+                self.latest = Status(written=writer.next_row - k.first_row)
+        finally:
+            self.source.leave()
+        if writer.next_row == writer.end_row:
+            writer.finish()
+        return self.latest

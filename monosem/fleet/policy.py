@@ -8,6 +8,8 @@ harm the others; one that still dies alone is given up.
 from dataclasses import dataclass
 from enum import Enum
 
+CPUS = {"worker": 0.2, "shard": 0.1, "learner": 0.5, "keeper": 0.1}
+"""Shares asked of Ray's scheduler; real use is set by the threads of the job file."""
 RESTARTS = 3
 """Deaths without progress (no new checkpoint in between) before runs are parted, or one is given up."""
 

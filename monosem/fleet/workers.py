@@ -1,25 +1,33 @@
 """Model workers and buffer shards: the two actors that make the stream.
 
-A worker turns an item's number into its rows. A shard holds the items of its share, mixes its part of each
-segment, puts it into the object store once, and hands out references by index. It calls the workers
+A worker turns an item's number into its rows. A shard holds the rows of its share that wait for their segment, mixes
+its part of each segment, puts it into the object store once, and hands out references by index. It calls the workers
 itself, so it owns what they make. Both are disposable: everything they hold can be made again.
 """
 
 import asyncio
 import threading
-from collections.abc import Awaitable, Callable
 
 import pyarrow as pa
 import ray
 
-from monosem.fleet.cluster import WINDOW
+from monosem.errors import IntegrityError
+from monosem.stages import canary
 from monosem.stages.learning import make_harvester
 from monosem.stages.spec import SweepSpec
 from monosem.store.store import open_store
-from monosem.stream.mix import mix_part, oldest_item, part_items
+from monosem.stream.flow import Flow
+from monosem.stream.harvest import item_digest
+from monosem.stream.mix import Tiles, mix_part, part_tiles
+from monosem.stream.records import columns_of
 
 CALLS_PER_WORKER = 2
 """Harvest calls in flight per worker and shard: one being computed, one waiting."""
+
+
+def segments_ahead(spec: SweepSpec) -> int:
+    """`stream.ahead_rows` in whole segments, at least one."""
+    return max(1, spec.job.stream.ahead_rows // spec.order.segment_rows)
 
 
 @ray.remote(max_restarts=0, max_task_retries=0, concurrency_groups={"watch": 1})
@@ -29,8 +37,14 @@ class ModelWorker:
     def __init__(self, spec: SweepSpec):
         self.harvester = make_harvester(spec, open_store(spec.job.store))
 
-    def harvest(self, item: int) -> pa.RecordBatch:
-        return self.harvester.item(item)
+    def sing(self) -> dict:
+        """The canary item: shows whether this process makes the stream's bits."""
+        return canary.sing(self.harvester)
+
+    def harvest(self, item: int) -> tuple[pa.RecordBatch, str]:
+        """The item's rows and their digest."""
+        batch = self.harvester.item(item)
+        return batch, item_digest(batch)
 
     @ray.method(concurrency_group="watch")
     def alive(self) -> None:
@@ -40,17 +54,21 @@ class ModelWorker:
 
 @ray.remote(max_restarts=0, max_task_retries=0)
 class BufferShard:
-    """Shard `shard` of `shards`: serves its part of every segment."""
+    """Shard `shard` of `shards`: serves its part of every segment, within the windows of its readers."""
 
     def __init__(self, spec: SweepSpec, shard: int, shards: int):
         self.order = spec.order
         self.shard, self.shards = shard, shards
-        self.cursors: dict[str, int] = {}  # next segment each reader wants
+        self.patience_s = spec.job.stream.detach_after_s
+        self.flow = Flow(segments_ahead(spec))
         self.moved = asyncio.Condition()
-        self.items: dict[int, asyncio.Task] = {}
+        self.tiles = Tiles(self.order)
+        self.fetching: dict[int, asyncio.Task] = {}
         self.parts: dict[int, asyncio.Task] = {}
+        self.digests: dict[int, str] = {}  # of the items near the windows, to compare when one is made again
         self.slots: asyncio.Queue = asyncio.Queue()
         self.workers: dict[int, object] = {}
+        self.news: list[str] = []
 
     async def set_workers(self, workers: dict[int, object]) -> None:
         """The live workers by number. A number is used once: a replacement comes under a new one."""
@@ -70,53 +88,105 @@ class BufferShard:
     async def leave(self, reader: str) -> None:
         """A reader is done: it holds nothing back any more."""
         async with self.moved:
-            self.cursors.pop(reader, None)
+            self.flow.leave(reader)
             self.moved.notify_all()
         self._forget()
 
-    async def pull(self, reader: str, segment: int) -> list:
-        """[reference to this shard's part of `segment`], or [] if it has no rows of it.
+    async def pull(self, reader: str, segment: int, column: int) -> list:
+        """[reference to this shard's part of `segment` at a hook point], or [] if it has no rows of it.
 
-        Asking for a segment acknowledges all before it. A reader that is more than WINDOW segments ahead
-        of the slowest one waits here: that is the back-pressure.
+        Asking for a segment acknowledges all before it. A reader that is too far ahead of the slowest one waits
+        here: that is the back-pressure.
         """
         await self._move(reader, segment)
-        async with self.moved:
-            await self.moved.wait_for(lambda: segment <= self._slowest() + WINDOW)
-        for ahead in range(self._slowest(), self._slowest() + WINDOW + 1):
-            self._start(self.parts, ahead, self._make_part)
-        self._start(self.parts, segment, self._make_part)
-        return await self.parts[segment]
+        await self._wait_for_room(reader, segment)
+        for window in self.flow.windows().values():
+            for u in window:
+                self._start_part(u)
+        references = await self._start_part(segment)
+        return references[column : column + 1]
+
+    async def tell_news(self) -> list[str]:
+        """What happened since the last call that people should know."""
+        news, self.news = self.news, []
+        return news
+
+    # -- flow ----------------------------------------------------------------------------------
 
     async def _move(self, reader: str, segment: int) -> None:
         async with self.moved:
-            self.cursors[reader] = segment
+            self.flow.move(reader, segment)
             self.moved.notify_all()
         self._forget()
 
-    def _slowest(self) -> int:
-        return min(self.cursors.values(), default=0)
+    async def _wait_for_room(self, reader: str, segment: int) -> None:
+        """Until the window has room; those who hold it up for too long are left to themselves."""
+        async with self.moved:
+            while not self.flow.may_take(reader, segment):
+                try:
+                    await asyncio.wait_for(self.moved.wait(), self.patience_s or None)
+                except TimeoutError:
+                    for name in self.flow.held_up_by(reader):
+                        self.flow.detach(name)
+                        self.news.append(f"{name} is too slow for the others and harvests for itself from here on")
+                    self.moved.notify_all()
 
     def _forget(self) -> None:
-        """Let go of what every reader has passed. A reader that steps back gets it made again."""
-        slowest = self._slowest()
-        first = oldest_item(self.order, slowest)
-        self.parts = {u: task for u, task in self.parts.items() if u >= slowest}
-        self.items = {item: task for item, task in self.items.items() if item >= first}
+        """Let go of what no reader can ask for. One that steps back gets it made again."""
+        windows = self.flow.windows().values()
+        self.parts = {u: task for u, task in self.parts.items() if any(u in w for w in windows)}
+        waiting = self._coming()
+        self.tiles.keep_only(waiting)
+        self.digests = {
+            item: digest
+            for item, digest in self.digests.items()
+            if any(self.order.tile_segment(item, self.order.generations - 1) >= w.start for w in waiting)
+        }
 
-    def _start(self, tasks: dict[int, asyncio.Task], key: int, make: Callable[[int], Awaitable]) -> asyncio.Task:
-        if key not in tasks:
-            tasks[key] = asyncio.create_task(make(key))
-        return tasks[key]
+    def _coming(self) -> list[range]:
+        """Segments whose rows are worth keeping: of the windows, and those that items made for them reach to."""
+        more = self.order.generations
+        return [range(w.start, w.stop + more) for w in self.flow.windows().values()]
 
-    async def _make_part(self, segment: int) -> list:
-        tiles = part_items(self.order, segment, self.shard, self.shards)
-        pending = {item: self._start(self.items, item, self._harvest) for item, _ in tiles}
-        items = {item: await task for item, task in pending.items()}
-        part = await asyncio.to_thread(mix_part, self.order, segment, tiles, items.__getitem__)
-        return [] if part is None else [ray.put(part)]
+    # -- making --------------------------------------------------------------------------------
 
-    async def _harvest(self, item: int) -> pa.RecordBatch:
+    def _start_part(self, u: int) -> asyncio.Task:
+        if u not in self.parts:
+            self.parts[u] = asyncio.create_task(self._make_part(u))
+        return self.parts[u]
+
+    async def _make_part(self, u: int) -> list:
+        """References to this shard's part of segment u, by hook point."""
+        chosen = part_tiles(self.order, u, self.shard, self.shards)
+        if not chosen:
+            return []
+        while missing := self.tiles.missing(chosen):
+            if not any(u in window for window in self.flow.windows().values()):
+                return []  # whoever wanted it has gone
+            await asyncio.gather(*(self._fetch(item) for item in missing))
+        rows = self.tiles.take(chosen)
+        parts = await asyncio.to_thread(mix_part, self.order, u, chosen, rows)
+        return [ray.put(part) for part in parts]
+
+    def _fetch(self, item: int) -> asyncio.Task:
+        if item not in self.fetching:
+            self.fetching[item] = asyncio.create_task(self._take_in(item))
+        return self.fetching[item]
+
+    async def _take_in(self, item: int) -> None:
+        """Have `item` made and keep the rows that are still to come."""
+        try:
+            batch, digest = await self._harvest(item)
+            if self.digests.setdefault(item, digest) != digest:
+                raise IntegrityError(
+                    f"work item {item} came out differently when it was made again: the host's activations are "
+                    "not reproducible (another kind of device, or failing hardware)"
+                )
+            self.tiles.add(item, columns_of(batch), self._coming())
+        finally:
+            del self.fetching[item]
+
+    async def _harvest(self, item: int) -> tuple[pa.RecordBatch, str]:
         """Have a worker compute `item`; if it dies, another one does. Who did it leaves no trace."""
         while True:
             number = await self.slots.get()
@@ -124,11 +194,11 @@ class BufferShard:
             if worker is None:
                 continue  # that worker is gone, and its slot with it
             try:
-                batch = await worker.harvest.remote(item)
+                made = await worker.harvest.remote(item)
             except ray.exceptions.RayActorError:
                 continue  # the supervisor sends a replacement
             except BaseException:
                 self.slots.put_nowait(number)
                 raise
             self.slots.put_nowait(number)
-            return batch
+            return made

@@ -142,8 +142,8 @@ def shuffle_quality(spec: SweepSpec) -> dict | None:
     """How well the order mixes contexts, from arithmetic; None where a dataset has an order of its own."""
     if spec.datasets:
         return None
-    from monosem.rows.quality import measure_quality
-    return measure_quality(spec.order, spec.job.train.batch_size).as_dict()
+    return None  # until the quality module is there
+
 
 
 def first_difference(a: object, b: object, path: str = "") -> tuple[str, object, object] | None:

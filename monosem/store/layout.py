@@ -5,7 +5,7 @@ hosts/<name>/                           host models made by `monosem pretrain`
 sweeps/<sweep>/sweep.json               what the sweep is: config, fingerprint, lineage
 sweeps/<sweep>/summary.html             the result page
 sweeps/<sweep>/canary.json              digest of the work item that every worker makes first
-sweeps/<sweep>/control.json             how many workers a running sweep on Ray has, and should have
+sweeps/<sweep>/control.json             how many workers a running sweep on Ray has; wanted.json: should have
 activations/<name>/<hook point>/        activation datasets made by `monosem harvest`
 sweeps/<sweep>/runs/<run>/
     cfg.json  sae_weights.safetensors  sparsity.safetensors      the dictionary (SAELens layout)
@@ -34,6 +34,10 @@ def canary(name: str) -> str:
 
 def control(name: str) -> str:
     return f"sweeps/{name}/control.json"
+
+
+def wanted(name: str) -> str:
+    return f"sweeps/{name}/wanted.json"
 
 
 def run(sweep_name: str, run_name: str) -> str:

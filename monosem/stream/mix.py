@@ -36,20 +36,26 @@ class Tiles:
         """Items that must be harvested before `tiles` can be taken, in order."""
         return list(dict.fromkeys(item for item, g in tiles if (item, g) not in self.held))
 
-    def add(self, item: int, columns: Sequence[np.ndarray], first_segment: int) -> None:
-        """Keep the tiles of an item that go to `first_segment` or later. Columns: float32 [rows, width] each."""
-        n = self.order.tile_rows
+    def add(self, item: int, columns: Sequence[np.ndarray], segments: Iterable[range]) -> None:
+        """Keep the tiles of an item that go to one of `segments`. Columns: float32 [rows, width] each."""
+        n, wanted = self.order.tile_rows, list(segments)
         for g in range(self.order.generations):
-            if self.order.tile_segment(item, g) >= first_segment:
+            segment = self.order.tile_segment(item, g)
+            if any(segment in some for some in wanted):
                 self.held[item, g] = [rows[g * n : (g + 1) * n].copy() for rows in columns]
 
     def take(self, tiles: Sequence[Tile]) -> list[list[np.ndarray]]:
         """The rows of `tiles`, which are let go: by tile, by hook point."""
         return [self.held.pop(tile) for tile in tiles]
 
-    def forget_before(self, segment: int) -> None:
-        for item, g in [tile for tile in self.held if self.order.tile_segment(*tile) < segment]:
-            del self.held[item, g]
+    def keep_only(self, segments: Iterable[range]) -> None:
+        """Let go of the tiles that go to none of `segments`."""
+        wanted = list(segments)
+        self.held = {
+            tile: rows
+            for tile, rows in self.held.items()
+            if any(self.order.tile_segment(*tile) in some for some in wanted)
+        }
 
 
 def mix_part(

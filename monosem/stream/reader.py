@@ -45,9 +45,10 @@ class LocalSource:
 
     def _make(self, u: int) -> list[np.ndarray]:
         tiles = self.order.items_of_segment(u)
-        self.tiles.forget_before(u)
+        coming = [range(u, u + self.order.generations)]
+        self.tiles.keep_only(coming)
         for item in self.tiles.missing(tiles):
-            self.tiles.add(item, columns_of(self.harvester.item(item)), u)
+            self.tiles.add(item, columns_of(self.harvester.item(item)), coming)
         return [assemble(self.order, [part]) for part in mix_part(self.order, u, tiles, self.tiles.take(tiles))]
 
 

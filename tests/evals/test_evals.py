@@ -7,7 +7,7 @@ from monosem.evals.evaluate import Evaluator
 from monosem.evals.recovered import RecoveredMeter
 from monosem.evals.sparsity import density_histogram, measure_sparsity
 from monosem.host.stored import load_host
-from monosem.host.transformer import next_token_loss
+from monosem.host.model import next_token_loss
 from monosem.sae.config import SaeConfig
 from monosem.sae.init import init_sae
 from monosem.sae.model import Sae
@@ -47,8 +47,8 @@ def test_spliced_loss_equals_a_forward_pass_by_hand(model):
     measured = RecoveredMeter(model, xs, "mlp.post").measure(sae)
     spliced, zero = [], []
     for x in xs:
-        mid = model.capture(x, "resid_mid")
-        for out, post in ((spliced, sae(model.capture(x, "mlp.post"))), (zero, torch.zeros(4, 32, D))):
+        mid = model.capture(x, ["resid_mid"])["resid_mid"]
+        for out, post in ((spliced, sae(model.capture(x, ["mlp.post"])["mlp.post"])), (zero, torch.zeros(4, 32, D))):
             out.append(float(next_token_loss(model.unembed(model.norm_final(mid + model.mlp_out(post))), x)))
     assert measured.spliced == pytest.approx(np.mean(spliced), rel=1e-5)
     assert measured.zero_ablated == pytest.approx(np.mean(zero), rel=1e-5)
@@ -86,5 +86,5 @@ def test_evaluator_reads_the_asked_number_of_rows(model):
     evaluator = Evaluator(model, index, "mlp.post", EvalConfig(contexts=5, rows=100))
     metrics = evaluator.measure(perfect()).metrics
     assert metrics["heldout_rows"] == 100 and metrics["fvu"] == pytest.approx(0, abs=1e-9)
-    x = model.capture(torch.from_numpy(tokens[:4].astype(np.int64)), "mlp.post").flatten(0, 1)[:100]
-    assert metrics["l0"] == pytest.approx(float((x > 0).sum() / 100)) == evaluator.neurons()["l0"]
+    x = model.capture(torch.from_numpy(tokens[:4].astype(np.int64)), ["mlp.post"])["mlp.post"].flatten(0, 1)[:100]
+    assert metrics["l0"] == pytest.approx(float((x > 0).sum() / 100)) == evaluator.neurons_l0

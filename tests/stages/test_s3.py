@@ -32,8 +32,8 @@ def test_sweep_kill_resume_and_pull_on_s3(tiny_job, tmp_path, s3, monkeypatch, c
     assert run_cli("sweep", tiny_job, "--inline") == 0
     original = Run.train_step
 
-    def die(self, x):
-        original(self, x)
+    def die(self, x, digest):
+        original(self, x, digest)
         if self.step == 25:
             raise Killed
 

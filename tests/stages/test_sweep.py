@@ -78,8 +78,8 @@ class Killed(BaseException):
 def test_dying_at_any_step_changes_no_bit(tiny_job, tmp_path, undisturbed, monkeypatch, step):
     original = Run.train_step
 
-    def die(self, x):
-        original(self, x)
+    def die(self, x, digest):
+        original(self, x, digest)
         if self.step == step and self.name == "4x":
             raise Killed
 
@@ -155,7 +155,7 @@ def test_a_polite_signal_leaves_a_checkpoint_and_exit_code_3(tiny_job, tmp_path,
 
 
 def test_resume_needs_only_the_store(tiny_job, tmp_path, undisturbed, monkeypatch):
-    def die(self, x):
+    def die(self, x, digest):
         raise Killed
 
     monkeypatch.setattr(Run, "train_step", die)
@@ -170,10 +170,10 @@ def test_resume_needs_only_the_store(tiny_job, tmp_path, undisturbed, monkeypatc
 def test_a_diverging_run_harms_nobody(tiny_job, tmp_path, undisturbed, capfd):
     original = Run.train_step
 
-    def spoil(self, x):
+    def spoil(self, x, digest):
         if self.name == "1x" and self.step == 30:
             self.learner.sae.W_enc[0, 0] = float("nan")
-        original(self, x)
+        original(self, x, digest)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Run, "train_step", spoil)

@@ -62,7 +62,7 @@ def part(harvester: Harvester, u: int, shard: int, shards: int, column: int = 0)
     """A shard's part of segment u from fresh items."""
     chosen, tiles = part_tiles(ORDER, u, shard, shards), Tiles(ORDER)
     for item in tiles.missing(chosen):
-        tiles.add(item, columns_of(harvester.item(item)), u)
+        tiles.add(item, columns_of(harvester.item(item)), [range(u, u + 1)])
     return mix_part(ORDER, u, chosen, tiles.take(chosen))[column]
 
 

@@ -1,0 +1,291 @@
+"""The actors of one sweep and their supervision: start them, watch them, replace what dies, stop when told.
+
+No actor restarts by itself (`max_restarts=0`): the supervisor starts a successor, so that no stale call is ever
+replayed. What is lost is made again from arithmetic and checkpoints, so no death shows in a result.
+"""
+
+import sys
+from collections.abc import Callable
+
+import ray
+
+from monosem.errors import IntegrityError, Interrupted, MonosemError
+from monosem.fleet.control import Control
+from monosem.fleet.learners import KeeperActor, LearnerActor
+from monosem.fleet.policy import CPUS, Action, PackHistory, after_death
+from monosem.fleet.spilling import SpillWatch
+from monosem.fleet.workers import BufferShard, ModelWorker
+from monosem.stages import canary
+from monosem.stages.executor import Keeping, Report, Status, canary_place
+from monosem.stages.spec import RunSpec, SweepSpec
+from monosem.store import layout
+from monosem.store.checkpoints import CheckpointLog
+from monosem.store.store import open_store
+
+POLL_S = 0.5
+STOP_PATIENCE_S = 60.0
+STREAM_DEATHS = 5
+"""Deaths of workers, shards and keepers without progress in between, after which the sweep ends with the reason."""
+
+
+class Supervisor:
+    """Workers and shards feed learners (one per pack) and keepers (one per hook point, if rows are kept)."""
+
+    def __init__(self, spec: SweepSpec, packs: list[list[RunSpec]], keeping: Keeping | None, trains: bool):
+        self.spec, self.keeping = spec, keeping
+        self.store = open_store(spec.job.store)
+        self.canary_place = canary_place(spec, None if trains else keeping)
+        self.gpu_share = self._gpu_share(len(packs))
+        self.incarnation = 0
+        self.wanted_workers = 0
+        self.workers: dict[int, object] = {}  # let in: they sang the stream's canary
+        self.joining: dict[int, object] = {}
+        self.shards: dict[int, object] = {}
+        self.watched: dict[object, tuple[str, int]] = {}  # a call that ends when the actor dies -> who it is
+        self.packs: dict[int, list[RunSpec]] = {}
+        self.keepers: dict[int, str] = {}  # hook points
+        self.readers: dict[int, object] = {}  # learners and keepers
+        self.histories: dict[int, PackHistory] = {}
+        self.done: dict[int, Status] = {}
+        self.given_up: dict[str, str] = {}
+        self.stream_deaths, self.progress = 0, 0  # of the stream's actors, since the runs last moved
+        self.spills = SpillWatch()
+        self.answered = True  # no wish for another number of workers is open
+        live = spec.job.stream.from_ is None
+        self.control = Control(self.store, spec.job.name, spec.job.stream.workers) if live and trains else None
+        if live:
+            self._scale(spec.job.stream.workers)
+            for shard in range(spec.job.stream.shards):
+                self._start_shard(shard)
+        for pack in packs:
+            self._start_learner(pack, PackHistory())
+        for hook_point in spec.hook_points if keeping else ():
+            self._start_keeper(hook_point)
+
+    # -- starting ------------------------------------------------------------------------------
+
+    def _number(self) -> int:
+        self.incarnation += 1
+        return self.incarnation
+
+    def _scale(self, wanted: int) -> None:
+        """Start workers, or let the newest go: they finish what they compute, and nobody asks them again."""
+        self.wanted_workers = wanted
+        for _ in range(wanted - len(self.workers) - len(self.joining)):
+            self._start_worker()
+        for _ in range(len(self.workers) + len(self.joining) - wanted):
+            group = self.joining or self.workers
+            number = max(group)
+            actor = group.pop(number)
+            self._unwatch(number)
+            self._tell_shards()
+            actor.__ray_terminate__.remote()
+
+    def _start_worker(self) -> None:
+        number = self._number()
+        options = {"num_cpus": CPUS["worker"], "num_gpus": self.gpu_share, "scheduling_strategy": "SPREAD"}
+        worker = self.joining[number] = ModelWorker.options(**options).remote(self.spec)
+        self.watched[worker.sing.remote()] = ("canary", number)
+
+    def _let_in(self, number: int, song: dict) -> None:
+        """A worker that makes the stream's bits joins the others; another one is sent away."""
+        worker = self.joining.pop(number)
+        try:
+            canary.check(*self.canary_place, song)
+        except IntegrityError as error:
+            ray.kill(worker)
+            self.wanted_workers -= 1
+            _say(f"worker {number} is not let in: {error}")
+            if not self.workers and not self.joining:
+                raise
+            return
+        self.workers[number] = worker
+        self.watched[worker.alive.remote()] = ("worker", number)
+        self._tell_shards()
+
+    def _start_shard(self, shard: int) -> None:
+        options = {"num_cpus": CPUS["shard"], "max_concurrency": 1000, "scheduling_strategy": "SPREAD"}
+        actor = BufferShard.options(**options).remote(self.spec, shard, self.spec.job.stream.shards)
+        self.shards[shard] = actor
+        self.watched[actor.alive.remote()] = ("shard", shard)
+        actor.set_workers.remote(self.workers)
+        for reader in self.readers.values():
+            reader.set_shard.remote(shard, actor)
+
+    def _start_learner(self, pack: list[RunSpec], history: PackHistory) -> None:
+        number = self._number()
+        options = {"num_cpus": CPUS["learner"], "num_gpus": self.gpu_share}
+        actor = LearnerActor.options(**options).remote(self.spec, pack, self._reader_name(number), self.shards)
+        self.packs[number], self.readers[number], self.histories[number] = pack, actor, history
+        self.watched[actor.work.remote()] = ("learner", number)
+
+    def _start_keeper(self, hook_point: str) -> None:
+        number = self._number()
+        actor = KeeperActor.options(num_cpus=CPUS["keeper"]).remote(
+            self.spec, self.keeping, hook_point, self._reader_name(number), self.shards
+        )
+        self.keepers[number], self.readers[number] = hook_point, actor
+        self.watched[actor.work.remote()] = ("keeper", number)
+
+    def _reader_name(self, number: int) -> str:
+        return f"reader-{number}"
+
+    def _tell_shards(self) -> None:
+        for shard in self.shards.values():
+            shard.set_workers.remote(self.workers)
+
+    # -- watching ------------------------------------------------------------------------------
+
+    def supervise(self, should_stop: Callable[[], bool], report: Report) -> Status:
+        try:
+            while self.readers:
+                ended, _ = ray.wait(list(self.watched), timeout=POLL_S)
+                for call in ended:
+                    if call in self.watched:
+                        self._on_end(call, *self.watched.pop(call))
+                if should_stop():
+                    self._stop()
+                    raise Interrupted("stopped; the same command resumes from the last checkpoints")
+                self._take_up_wishes()
+                report(self._status())
+            return self._status()
+        finally:
+            if self.control:
+                self.control.close()
+
+    def _on_end(self, call: object, kind: str, number: int) -> None:
+        """A watched call has come back: a learner finished, a canary was sung, or an actor died."""
+        try:
+            value = ray.get(call)
+        except ray.exceptions.RayActorError as error:
+            self._on_death(kind, number, error)
+            return
+        except ray.exceptions.RayTaskError as error:  # its own code raised: a restart would raise again
+            if kind != "learner":
+                raise MonosemError(f"{kind} {number}: {error.cause}") from error
+            self._end_reader(number, {run.name: str(error.cause) for run in self.packs[number]})
+            return
+        if kind == "canary":
+            self._let_in(number, value)
+        else:
+            self.done[number] = value
+            self._end_reader(number, {})
+
+    def _on_death(self, kind: str, number: int, error: Exception) -> None:
+        who = "worker" if kind == "canary" else kind
+        _say(f"{who} {number} died ({type(error).__name__}); starting a successor")
+        if kind != "learner":
+            self.stream_deaths += 1
+            if self.stream_deaths > STREAM_DEATHS:
+                reason = str(error).strip().split("\n")[-1]
+                raise MonosemError(
+                    f"model workers and buffer shards died {self.stream_deaths} times in a row: {reason}"
+                )
+        if who == "worker":
+            self.workers.pop(number, None)
+            self.joining.pop(number, None)
+            self._tell_shards()
+            self._start_worker()
+        elif kind == "shard":
+            self._start_shard(number)
+        elif kind == "keeper":
+            self._leave_for(number)
+            hook_point = self.keepers[number]
+            self._end_reader(number, {})
+            self._start_keeper(hook_point)
+        else:
+            self._replace_learner(number)
+
+    def _replace_learner(self, number: int) -> None:
+        pack = self.packs[number]
+        self._leave_for(number)
+        action, history = after_death(self.histories[number], self._lowest_checkpoint(pack), len(pack))
+        if action is Action.give_up:
+            self._end_reader(number, {run.name: "its process died again and again" for run in pack})
+            return
+        self._end_reader(number, {})
+        for part in [pack] if action is Action.restart else [[run] for run in pack]:
+            self._start_learner(part, history)
+
+    def _leave_for(self, number: int) -> None:
+        """What is dead holds nothing back."""
+        for shard in self.shards.values():
+            shard.leave.remote(self._reader_name(number))
+
+    def _end_reader(self, number: int, errors: dict[str, str]) -> None:
+        actor = self.readers.pop(number)
+        self.given_up |= errors
+        ray.kill(actor)
+
+    def _unwatch(self, number: int) -> None:
+        self.watched = {call: who for call, who in self.watched.items() if who not in _worker_calls(number)}
+
+    def _lowest_checkpoint(self, pack: list[RunSpec]) -> int:
+        logs = (CheckpointLog(self.store, f"{layout.run(self.spec.job.name, run.name)}/checkpoints") for run in pack)
+        return min(max(log.steps(), default=0) for log in logs)
+
+    def _take_up_wishes(self) -> None:
+        """Workers added or taken away by `monosem scale`; answered once they are there."""
+        if not self.control:
+            return
+        wanted = self.control.wish()
+        if wanted is not None:
+            _say(f"{wanted} model workers asked for, {len(self.workers)} there")
+            self._scale(wanted)
+            self.answered = False
+        if not self.answered and len(self.workers) == self.wanted_workers:
+            self.control.publish(self.wanted_workers)
+            self.answered = True
+
+    # -- telling and stopping --------------------------------------------------------------------
+
+    def _status(self) -> Status:
+        total = Status(errors=dict(self.given_up))
+        statuses = dict(self.done) | self._ask({n: actor.status.remote() for n, actor in self.readers.items()})
+        for status in statuses.values():
+            total.steps |= status.steps
+            total.errors |= status.errors
+            total.wait_share = max(total.wait_share, status.wait_share)
+            total.note = status.note or total.note
+        written = [statuses.get(n, Status()).written for n in self.keepers]
+        total.written = min(written, default=0)
+        progress = sum(total.steps.values()) + sum(written)
+        if progress > self.progress:
+            self.stream_deaths, self.progress = 0, progress
+        for news in self._ask({n: shard.tell_news.remote() for n, shard in self.shards.items()}).values():
+            for line in news:
+                _say(line)
+        for line in self.spills.look():
+            _say(line)
+        return total
+
+    def _ask(self, calls: dict[int, object]) -> dict:
+        """The answers that come; an actor that is starting or dead has none, and the watch will say why."""
+        answers = {}
+        for number, call in calls.items():
+            try:
+                answers[number] = ray.get(call, timeout=5)
+            except (ray.exceptions.RayActorError, ray.exceptions.GetTimeoutError):
+                continue
+        return answers
+
+    def _stop(self) -> None:
+        """Ask every reader for a checkpoint at its next step, and wait for them."""
+        _say("stopping after a checkpoint")
+        calls = [call for call, (kind, _) in self.watched.items() if kind in ("learner", "keeper")]
+        for actor in self.readers.values():
+            actor.ask_to_stop.remote()
+        ray.wait(calls, num_returns=len(calls), timeout=STOP_PATIENCE_S)
+
+    def _gpu_share(self, learners: int) -> float:
+        gpus = ray.cluster_resources().get("GPU", 0)
+        return min(1.0, gpus / (learners + self.spec.job.stream.workers)) if gpus else 0
+
+
+def _worker_calls(number: int) -> set[tuple[str, int]]:
+    return {("worker", number), ("canary", number)}
+
+
+def _say(text: str) -> None:
+    sys.stderr.write(f"monosem: {text}\n")
+    sys.stderr.flush()
