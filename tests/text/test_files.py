@@ -264,9 +264,10 @@ def test_what_stands_outside_strings(value):
 
 
 MEASURE = """
-import resource, sys
+import sys
 from monosem.text import files
-def peak(): return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+def peak():  # of this program; what getrusage says would include the process it was forked from
+    return next(int(line.split()[1]) / 1024 for line in open("/proc/self/status") if line.startswith("VmHWM"))
 list(files.documents(sys.argv[1], "text", "domain", files.Quarantine()))
 before = peak()
 kept = files.Quarantine()
@@ -275,7 +276,8 @@ print(len(got), dict(kept.reasons), round(peak() - before))
 """
 
 
-@pytest.mark.parametrize("name", ["a.jsonl", "a.txt.gz", "a.jsonl.gz", "a.txt.zst", "a.jsonl.zst"])
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="measures memory by /proc")
+@pytest.mark.parametrize("name", ["a.jsonl", "a.txt", "a.txt.gz", "a.jsonl.gz", "a.txt.zst", "a.jsonl.zst"])
 def test_a_huge_document_is_never_held(tmp_path, name):
     """100 MB in one line or file, which a few kB can hold when compressed, against the limit of 16 MiB."""
     huge = b'{"text": "' + b"a" * 100_000_000 + b'"}\n'
@@ -291,4 +293,4 @@ def test_a_huge_document_is_never_held(tmp_path, name):
     )
     good, rest = done.stdout.split(" ", 1)
     assert int(good) == (".jsonl" in name) and "{'too large': 1}" in rest
-    assert int(rest.split()[-1]) < 80, rest
+    assert int(rest.split()[-1]) < 64, rest
