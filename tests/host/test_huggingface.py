@@ -337,7 +337,8 @@ def test_wrong_tokens(directories):
 
 def test_nothing_is_recorded_for_gradients(host):
     assert not any(p.requires_grad for p in host.model.parameters()) and not host.model.training
-    assert not host(batch(), {}).requires_grad
+    weight = torch.ones(32, requires_grad=True)
+    assert not host(batch(), {"blocks.1.mlp.out": lambda x: x * weight}).requires_grad
 
 
 def test_bf16(directories, family):
@@ -643,6 +644,7 @@ def hub(copied, tmp_path, monkeypatch):
     (copied / "pytorch_model.bin").write_bytes(b"a pickle")
     (copied / "onnx").mkdir()
     (copied / "onnx" / "model.safetensors").write_bytes(b"something else")
+    (copied / "onnx" / "config.json").write_text("{}")
     server = Hub(copied)
     threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
     address = f"http://127.0.0.1:{server.server_port}"
