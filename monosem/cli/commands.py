@@ -88,6 +88,13 @@ def stop(args: argparse.Namespace) -> int:
     return 0
 
 
+def scale(args: argparse.Namespace) -> int:
+    from monosem.fleet.control import scale
+
+    _say(scale(args.sweep, args.workers))
+    return 0
+
+
 def pretrain(args: argparse.Namespace) -> int:
     from monosem.config.job import PretrainJob
     from monosem.config.load import load_job

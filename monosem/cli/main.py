@@ -64,7 +64,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"monosem {__version__}")
     verbs = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    for add in (_sweep, _harvest, _resume, _submit, _job_verbs, _pretrain, _evaluate, _runs, _pull):
+    for add in (_sweep, _harvest, _resume, _submit, _job_verbs, _scale, _pretrain, _evaluate, _runs, _pull):
         add(verbs)
     return parser
 
@@ -158,6 +158,18 @@ def _job_verbs(verbs) -> None:
             parser.add_argument("-f", "--follow", action="store_true", help="go on until the job ends")
         if name == "status":
             parser.add_argument("--json", action="store_true", help="one JSON document on stdout")
+
+
+def _scale(verbs) -> None:
+    parser = _verb(
+        verbs,
+        "scale",
+        commands.scale,
+        "give a sweep that is running on Ray more or fewer model workers; results do not change",
+        "monosem scale ./monosem-store/quickstart --workers 3",
+    )
+    parser.add_argument("sweep", metavar="STORE/SWEEP", help="a store's path or URL, a slash, the sweep's name")
+    parser.add_argument("--workers", type=int, required=True, metavar="N", help="how many there should be")
 
 
 def _address(parser: argparse.ArgumentParser) -> None:

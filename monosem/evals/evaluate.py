@@ -15,7 +15,13 @@ from monosem.sae.model import Sae
 from monosem.text.index import context_tokens
 from monosem.text.tokens import TokenIndex
 
-CONTEXTS_PER_BATCH = 16
+LOGITS_AT_ONCE = 1 << 26
+"""Logits held at a time: with a large vocabulary, fewer contexts go through the host together."""
+
+
+def batch_contexts(context_length: int, vocab_size: int) -> int:
+    """Contexts of one batch of an evaluation: 16, or as many as LOGITS_AT_ONCE allows."""
+    return max(1, min(16, LOGITS_AT_ONCE // (context_length * vocab_size)))
 
 
 @dataclass(frozen=True)
@@ -73,7 +79,5 @@ class Evaluator:
     def _batches(self, n_contexts: int) -> list[Tensor]:
         n = min(n_contexts, len(self.heldout.tokens_NT))
         ids = np.arange(n)
-        return [
-            context_tokens(self.heldout, ids[i : i + CONTEXTS_PER_BATCH]).to(self.device)
-            for i in range(0, n, CONTEXTS_PER_BATCH)
-        ]
+        size = batch_contexts(self.heldout.tokens_NT.shape[1], self.model.vocab_size)
+        return [context_tokens(self.heldout, ids[i : i + size]).to(self.device) for i in range(0, n, size)]

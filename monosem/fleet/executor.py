@@ -3,7 +3,7 @@
 from monosem.errors import InputError
 from monosem.fleet.cluster import connected, set_environment
 from monosem.fleet.policy import CPUS
-from monosem.stages.budget import object_store_bytes
+from monosem.stages.budget import Need, Shapes, memory_plan, object_store_bytes, shapes_of
 from monosem.stages.executor import Keeping, Report, Status, tee_of
 from monosem.stages.signals import stop_on_signal
 from monosem.stages.spec import RunSpec, SweepSpec, pack_runs
@@ -16,6 +16,9 @@ class RayExecutor:
         self.address = address
         self.local = address is None
 
+    def plan(self, shapes: Shapes, runs: tuple[RunSpec, ...], keeps: bool) -> list[Need]:
+        return memory_plan(shapes, pack_runs(runs, shapes.job.learner.pack_parameters), inline=False, keeps=keeps)
+
     def execute(self, spec: SweepSpec, runs: list[RunSpec], report: Report) -> Status:
         packs = pack_runs(tuple(runs), spec.job.learner.pack_parameters)
         return self._run(spec, packs, tee_of(spec), report)
@@ -27,7 +30,7 @@ class RayExecutor:
         set_environment(self.address)
         keepers = len(spec.hook_points) if keeping else 0
         # Signals inside: ray.init puts handlers of its own in place.
-        with connected(self.address, object_store_bytes(spec)), stop_on_signal() as should_stop:
+        with connected(self.address, object_store_bytes(shapes_of(spec))), stop_on_signal() as should_stop:
             from monosem.fleet.supervisor import Supervisor  # imports Ray, whose settings stand only now
 
             check_room(spec, len(packs), keepers)
@@ -48,7 +51,7 @@ def check_room(spec: SweepSpec, learners: int, keepers: int) -> None:
             f"stream.workers={stream.workers}, stream.shards={stream.shards} and {learners} learners need "
             f"{need:.1f} CPUs, the cluster has {have.get('CPU', 0):.0f}; ask for fewer"
         )
-    stored, room = object_store_bytes(spec), have.get("object_store_memory", 0)
+    stored, room = object_store_bytes(shapes_of(spec)), have.get("object_store_memory", 0)
     if live and stored > room:
         raise InputError(
             f"stream.ahead_rows={stream.ahead_rows:,}: the stream keeps {stored / 2**20:,.0f} MiB in Ray's object "

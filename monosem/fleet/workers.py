@@ -13,6 +13,7 @@ import ray
 
 from monosem.errors import IntegrityError
 from monosem.stages import canary
+from monosem.stages.budget import shapes_of
 from monosem.stages.learning import make_harvester
 from monosem.stages.spec import SweepSpec
 from monosem.store.store import open_store
@@ -23,11 +24,6 @@ from monosem.stream.records import columns_of
 
 CALLS_PER_WORKER = 2
 """Harvest calls in flight per worker and shard: one being computed, one waiting."""
-
-
-def segments_ahead(spec: SweepSpec) -> int:
-    """`stream.ahead_rows` in whole segments, at least one."""
-    return max(1, spec.job.stream.ahead_rows // spec.order.segment_rows)
 
 
 @ray.remote(max_restarts=0, max_task_retries=0, concurrency_groups={"watch": 1})
@@ -60,7 +56,7 @@ class BufferShard:
         self.order = spec.order
         self.shard, self.shards = shard, shards
         self.patience_s = spec.job.stream.detach_after_s
-        self.flow = Flow(segments_ahead(spec))
+        self.flow = Flow(shapes_of(spec).ahead)
         self.moved = asyncio.Condition()
         self.tiles = Tiles(self.order)
         self.fetching: dict[int, asyncio.Task] = {}

@@ -1,5 +1,6 @@
 """Who does the work of a sweep: the face of an executor, and the one that needs no Ray."""
 
+import os
 import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -10,6 +11,7 @@ from monosem.errors import Interrupted
 from monosem.learn.loop import PackLoop
 from monosem.memory import keep_freed_memory
 from monosem.stages import canary
+from monosem.stages.budget import Need, Shapes, check_memory, memory_plan
 from monosem.stages.keep import Tee, open_writer
 from monosem.stages.learning import make_harvester, make_loop
 from monosem.stages.replay import find_dataset
@@ -49,6 +51,10 @@ class Executor(Protocol):
 
     local: bool
 
+    def plan(self, shapes: Shapes, runs: tuple[RunSpec, ...], keeps: bool) -> list[Need]:
+        """The memory that it will take, process by process."""
+        ...
+
     def execute(self, spec: SweepSpec, runs: list[RunSpec], report: Report) -> Status:
         """Train `runs` to the end, and keep the rows if the job has a tee."""
         ...
@@ -56,6 +62,21 @@ class Executor(Protocol):
     def harvest(self, spec: SweepSpec, keeping: Keeping, report: Report) -> Status:
         """Keep the rows; train nothing."""
         ...
+
+
+def memory_check(
+    executor: Executor, say: Callable[[str], None], trains: bool
+) -> Callable[[Shapes, tuple[RunSpec, ...]], None]:
+    """What `prepare` asks before anything is built: says the plan, and refuses one that does not fit."""
+
+    def check(shapes: Shapes, runs: tuple[RunSpec, ...]) -> None:
+        if not executor.local:
+            return  # the machines are others; the cluster's room is checked when it has been reached
+        keeps = not trains or shapes.job.stream.tee is not None
+        have = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+        say(check_memory(executor.plan(shapes, runs if trains else (), keeps), have))
+
+    return check
 
 
 def tee_of(spec: SweepSpec) -> Keeping | None:
@@ -68,6 +89,9 @@ class InlineExecutor:
     """All runs in this process, one after the other on every batch."""
 
     local = True
+
+    def plan(self, shapes: Shapes, runs: tuple[RunSpec, ...], keeps: bool) -> list[Need]:
+        return memory_plan(shapes, [runs] if runs else [], inline=True, keeps=keeps)
 
     def execute(self, spec: SweepSpec, runs: list[RunSpec], report: Report) -> Status:
         keep_freed_memory()

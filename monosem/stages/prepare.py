@@ -1,7 +1,7 @@
 """From a job file to a checked sweep: everything that can be wrong is found here, before anything starts."""
 
-import os
 import uuid
+from collections.abc import Callable
 from dataclasses import replace
 
 from monosem.config.job import SweepJob
@@ -9,8 +9,9 @@ from monosem.config.load import to_plain
 from monosem.errors import InputError, MonosemError
 from monosem.host.stored import Host, load_host, resolve_hook_points
 from monosem.rows.order import StreamOrder, plan_order
+from monosem.stages.budget import Shapes, host_bytes
 from monosem.stages.replay import check_datasets
-from monosem.stages.spec import SweepSpec, expand_runs, first_difference, identity, shuffle_quality, training_bytes
+from monosem.stages.spec import RunSpec, SweepSpec, expand_runs, first_difference, identity, shuffle_quality
 from monosem.store import layout
 from monosem.store.plain import pack_json, sha256, unpack_json
 from monosem.store.store import Store
@@ -18,36 +19,41 @@ from monosem.text.index import Report, prepare
 from monosem.text.selection import Selection
 from monosem.text.sources import open_source
 
+CheckMemory = Callable[[Shapes, tuple[RunSpec, ...]], None]
 
-def prepare_sweep(job: SweepJob, store: Store, report: Report = lambda n: None, local: bool = True) -> SweepSpec:
+
+def prepare_sweep(
+    job: SweepJob, store: Store, report: Report = lambda n: None, check_memory: CheckMemory = lambda s, runs: None
+) -> SweepSpec:
     """Check the job against host, corpus, machine and store; build the token index if it is not there.
 
-    `local`: the learners run on this machine, so its memory is the limit.
+    `check_memory` is called with the shapes of the job before anything is built; it raises if they do not fit.
     """
-    spec = prepare_stream(job, store, report)
-    if local:
-        _check_memory(spec.job, spec.runs)
-    spec = check_datasets(spec)
+    spec = check_datasets(prepare_stream(job, store, report, check_memory))
     _claim_name(store, spec)
     return spec
 
 
-def prepare_stream(job: SweepJob, store: Store, report: Report = lambda n: None) -> SweepSpec:
+def prepare_stream(
+    job: SweepJob, store: Store, report: Report = lambda n: None, check_memory: CheckMemory = lambda s, runs: None
+) -> SweepSpec:
     """What the stream is made of: host, corpus and order, checked. Nothing is claimed in the store."""
     host = load_host(job.host, weights=False)
     hook_points = resolve_hook_points(host.model, job.host.hook_point)
     job = _pinned(job, host)
     _check_shapes(job, host)
+    widths = {name: host.model.width(name) for name in hook_points}
+    runs = expand_runs(job, widths)
+    check_memory(Shapes(job, _order(job, 2**40), widths, host_bytes(host.model), host.model.vocab_size), runs)
     open_source(job.corpus)  # a source that cannot be read is found before anything is written
     _check_writable(store)
     corpus = prepare(store, job.corpus, host.tokenizer, report, host.end_token, host.begin_token)
     skipped = special_tokens(job, host)
     selection = Selection(corpus.train, job.stream.rows_per_context, job.stream.skip_positions, frozenset(skipped))
-    widths = {name: host.model.width(name) for name in hook_points}
     return SweepSpec(
         job=job,
         order=_order(job, len(selection.contexts)),
-        runs=expand_runs(job, widths),
+        runs=runs,
         widths=widths,
         aliases={name: host.model.alias(name) for name in hook_points},
         skip_tokens=skipped,
@@ -89,19 +95,6 @@ def _check_shapes(job: SweepJob, host: Host) -> None:
     late = [n for n in t.resample_steps if n >= t.steps]
     if late:
         raise InputError(f"train.resample_steps={t.resample_steps}: {late[0]} is not before train.steps={t.steps}")
-
-
-def _check_memory(job: SweepJob, runs: tuple) -> None:
-    rows = job.train.batch_size // job.learner.slots
-    need = {run.name: training_bytes(run, rows) for run in runs}
-    have = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    name = max(need, key=need.__getitem__)
-    if sum(need.values()) > have:
-        raise InputError(
-            f"sae.expansion_factor: training needs {sum(need.values()) / 2**30:,.1f} GiB ({name} alone "
-            f"{need[name] / 2**30:,.1f}), this machine has {have / 2**30:,.1f}; use smaller factors, a smaller "
-            "train.batch_size or more learner.slots"
-        )
 
 
 def _check_writable(store: Store) -> None:

@@ -109,11 +109,6 @@ def pack_runs(runs: tuple[RunSpec, ...], max_parameters: int) -> list[list[RunSp
     return packs
 
 
-def training_bytes(run: RunSpec, rows_per_slot: int) -> int:
-    """Memory of one run in training: parameters, gradients and two moments, and two slots of activations."""
-    return 4 * (4 * run.sae.n_parameters + 2 * rows_per_slot * run.sae.d_sae)
-
-
 def identity(spec: SweepSpec) -> dict:
     """Everything the results depend on, as plain values: two sweeps with equal identity end with equal bits."""
     job = to_plain(spec.job)

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from monosem.config.job import SweepJob
 from monosem.report.summary import write_summary
 from monosem.report.table import show_table
-from monosem.stages.executor import Executor, Status
+from monosem.stages.executor import Executor, Status, memory_check
 from monosem.stages.listing import run_rows
 from monosem.stages.prepare import prepare_sweep, run_states
 from monosem.stages.spec import RunSpec, SweepSpec
@@ -21,7 +21,7 @@ def run_sweep(job: SweepJob, executor: Executor, say: Callable[[str], None]) -> 
     """Do the whole sweep. Returns the exit code: 0, or 1 if a run failed; raises Interrupted when told to stop."""
     store = open_store(job.store)
     with PhaseProgress("tokenise", job.corpus.max_tokens, "tokens") as progress:
-        spec = prepare_sweep(job, store, progress.update, executor.local)
+        spec = prepare_sweep(job, store, progress.update, memory_check(executor, say, trains=True))
     states = run_states(store, spec)
     open_runs = [run for run in spec.runs if states[run.name] == "open"]
     _announce(spec, open_runs, say)
@@ -65,6 +65,9 @@ def _announce(spec: SweepSpec, open_runs: list[RunSpec], say: Callable[[str], No
     if spec.documents_passed_over:
         where = f"corpora/{spec.corpus_key}/index.json"
         say(f"note: {spec.documents_passed_over:,} unusable documents passed over, see {where}")
+    if spec.contexts_passed_over:
+        short = f"fewer than {job.stream.rows_per_context} usable positions"
+        say(f"note: {spec.contexts_passed_over:,} contexts are left out, they have {short}")
     if rows > epoch:
         say("note: rows repeat after the first pass, which the paper advises against; raise corpus.max_tokens")
 
