@@ -64,19 +64,19 @@ class Executor(Protocol):
         ...
 
 
-def memory_check(
-    executor: Executor, say: Callable[[str], None], trains: bool
-) -> Callable[[Shapes, tuple[RunSpec, ...]], None]:
-    """What `prepare` asks before anything is built: says the plan, and refuses one that does not fit."""
+class MemoryCheck:
+    """What `prepare` asks before anything is built: refuses a plan that does not fit, and remembers it as a line."""
 
-    def check(shapes: Shapes, runs: tuple[RunSpec, ...]) -> None:
-        if not executor.local:
+    def __init__(self, executor: Executor, trains: bool):
+        self.executor, self.trains = executor, trains
+        self.line = ""
+
+    def __call__(self, shapes: Shapes, runs: tuple[RunSpec, ...]) -> None:
+        if not self.executor.local:
             return  # the machines are others; the cluster's room is checked when it has been reached
-        keeps = not trains or shapes.job.stream.tee is not None
+        keeps = not self.trains or shapes.job.stream.tee is not None
         have = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-        say(check_memory(executor.plan(shapes, runs if trains else (), keeps), have))
-
-    return check
+        self.line = check_memory(self.executor.plan(shapes, runs if self.trains else (), keeps), have)
 
 
 def tee_of(spec: SweepSpec) -> Keeping | None:

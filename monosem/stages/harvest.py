@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 from monosem.config.job import SweepJob
 from monosem.errors import InputError
-from monosem.stages.executor import Executor, Keeping, Status, memory_check
+from monosem.stages.executor import Executor, Keeping, MemoryCheck, Status
 from monosem.stages.keep import harvest_uri
 from monosem.stages.prepare import prepare_stream
 from monosem.stages.replay import find_dataset
@@ -16,15 +16,16 @@ def run_harvest(job: SweepJob, executor: Executor, say: Callable[[str], None]) -
     """Write the rows of `dataset.first_row` and `dataset.rows` (0: what the job's training reads). Exit code 0."""
     if job.stream.from_ is not None:
         raise InputError("stream.from: harvest writes a dataset, it does not read one; leave it out")
+    memory = MemoryCheck(executor, trains=False)
     with PhaseProgress("tokenise", job.corpus.max_tokens, "tokens") as progress:
-        spec = prepare_stream(
-            job, open_store(job.store), progress.update, memory_check(executor, say, trains=False)
-        )
+        spec = prepare_stream(job, open_store(job.store), progress.update, memory)
     keeping = Keeping(harvest_uri(job), job.dataset.first_row, job.dataset.rows or spec.last_row)
     say(
         f"harvest {job.name}: rows {keeping.first_row:,} to {keeping.first_row + keeping.rows:,} of "
         f"{', '.join(spec.hook_points)} to {keeping.uri}"
     )
+    if memory.line:
+        say(memory.line)
     with PhaseProgress("harvest", keeping.rows, "rows") as progress:
 
         def report(status: Status) -> None:

@@ -13,8 +13,9 @@ from monosem.memory import keep_freed_memory
 from monosem.store.checkpoints import CheckpointLog
 from monosem.store.plain import sha256
 from monosem.store.store import Store, open_store
-from monosem.text import builtin, files
 from monosem.text.index import Corpus, prepare
+from monosem.text.quarantine import Quarantine
+from monosem.text.sources import open_source
 from monosem.text.tokens import Tokenizer, train_tokenizer
 from monosem.track.progress import PhaseProgress
 
@@ -71,13 +72,10 @@ def _one_host(store: Store, job: PretrainJob, tokenizer: Tokenizer, corpus: Corp
 def _tokenizer(store: Store, job: PretrainJob) -> Tokenizer:
     """The job's tokenizer, trained once and kept in the store under what it was made from."""
     c = job.corpus
-    made_from = [c.source, c.seed, job.model.vocab_size, job.pretrain.tokenizer_documents]
+    source = open_source(c)
+    made_from = [source.identity, c.seed, job.model.vocab_size, job.pretrain.tokenizer_documents]
     path = f"tokenizers/{sha256(repr(made_from).encode())[:24]}.json"
     if not store.exists(path):
-        if c.source == "builtin":
-            source = builtin.documents(c.seed)
-        else:
-            source = files.documents(c.source, c.text_column, c.domain_column, files.Quarantine())
-        texts = (d.text for d in islice(source, job.pretrain.tokenizer_documents))
+        texts = (d.text for d in islice(source.documents(Quarantine()), job.pretrain.tokenizer_documents))
         store.put(path, train_tokenizer(texts, job.model.vocab_size).to_str().encode())
     return Tokenizer.from_str(store.get(path).decode())

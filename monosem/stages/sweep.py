@@ -8,7 +8,7 @@ from collections.abc import Callable
 from monosem.config.job import SweepJob
 from monosem.report.summary import write_summary
 from monosem.report.table import show_table
-from monosem.stages.executor import Executor, Status, memory_check
+from monosem.stages.executor import Executor, MemoryCheck, Status
 from monosem.stages.listing import run_rows
 from monosem.stages.prepare import prepare_sweep, run_states
 from monosem.stages.spec import RunSpec, SweepSpec
@@ -19,12 +19,14 @@ from monosem.track.progress import PhaseProgress
 
 def run_sweep(job: SweepJob, executor: Executor, say: Callable[[str], None]) -> int:
     """Do the whole sweep. Returns the exit code: 0, or 1 if a run failed; raises Interrupted when told to stop."""
-    store = open_store(job.store)
+    store, memory = open_store(job.store), MemoryCheck(executor, trains=True)
     with PhaseProgress("tokenise", job.corpus.max_tokens, "tokens") as progress:
-        spec = prepare_sweep(job, store, progress.update, memory_check(executor, say, trains=True))
+        spec = prepare_sweep(job, store, progress.update, memory)
     states = run_states(store, spec)
     open_runs = [run for run in spec.runs if states[run.name] == "open"]
     _announce(spec, open_runs, say)
+    if open_runs and memory.line:
+        say(memory.line)
     errors: dict[str, str] = {}
     if open_runs:
         errors = _train(spec, open_runs, executor).errors

@@ -1,0 +1,131 @@
+"""The activation plane on a cluster of two nodes: whoever makes the rows, however many, learners see the same."""
+
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from monosem.stages.listing import all_rows
+from monosem.store.plain import unpack_json
+from monosem.store.store import open_store
+from tests.conftest import digests, run_cli
+from tests.fleet.nodes import Nodes, two_nodes
+from tests.fleet.processes import wait_until
+
+LONG = ("train.steps=300", "train.resample_steps=[60,120]", "train.checkpoint_every=20")
+HOOKS = "host.hook_point=[mlp.post,resid_mid]"
+
+
+@pytest.fixture(scope="module")
+def nodes(tmp_path_factory):
+    with two_nodes(tmp_path_factory.mktemp("nodes")) as nodes:
+        yield nodes
+
+
+def start(nodes: Nodes, verb: str, *arguments: object, **environment: str) -> subprocess.Popen:
+    command = [sys.executable, "-m", "monosem", verb, *map(str, arguments), "--address", nodes.address]
+    return subprocess.Popen(
+        command, env=nodes.environment | environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
+
+
+def finish(process: subprocess.Popen) -> str:
+    out, _ = process.communicate(timeout=240)
+    assert process.returncode == 0, out
+    return out
+
+
+def records(store: object) -> dict[str, tuple]:
+    """What must not differ: tensors, the rows that were seen, and the masked ones."""
+    found = {}
+    for row in all_rows(open_store(str(store))):
+        record = unpack_json(open_store(row["uri"]).get("monosem.json"), "")
+        found[row["run"]] = (row["digest"], record["rows_digest"], record["masked_rows"])
+    return found
+
+
+@pytest.fixture(scope="module")
+def job(tiny_host, text_file, tmp_path_factory) -> Path:
+    path = tmp_path_factory.mktemp("job") / "job.yaml"
+    path.write_text(
+        f"""
+name: tiny
+host: {{model: {tiny_host}, hook_point: [mlp.post, resid_mid]}}
+corpus: {{source: {text_file}, context_length: 32, heldout_fraction: 0.1}}
+stream: {{rows_per_context: 16, shuffle_rows: 1024, contexts_per_item: 4, skip_positions: 1, skip_special: true}}
+sae: {{expansion_factor: [1, 4], l1_coefficient: 0.001}}
+train: {{steps: 300, batch_size: 64, lr: 0.003, resample_steps: [60, 120], resample_window: 10,
+         resample_rows: 256, init_rows: 256, checkpoint_every: 20, log_every: 5}}
+learner: {{threads: 1}}
+evaluate: {{contexts: 8, rows: 256}}
+track: {{wandb: disabled}}
+"""
+    )
+    return path
+
+
+@pytest.fixture(scope="module")
+def inline(job, tmp_path_factory) -> dict[str, tuple]:
+    store = tmp_path_factory.mktemp("inline")
+    assert run_cli("sweep", job, f"store={store}", "--inline") == 0
+    return records(store)
+
+
+@pytest.mark.parametrize("workers, shards", [(1, 1), (2, 1), (3, 1), (1, 2), (2, 2), (3, 2)])
+def test_any_number_of_workers_and_shards(nodes, job, inline, tmp_path, workers, shards):
+    finish(start(nodes, "sweep", job, f"store={tmp_path}", f"stream.workers={workers}", f"stream.shards={shards}"))
+    assert records(tmp_path) == inline
+
+
+def test_from_a_dataset_written_on_the_cluster(nodes, job, inline, tmp_path):
+    """harvest on Ray, read inline and on Ray; a tee on Ray writes the same files."""
+    out = finish(start(nodes, "harvest", job, f"store={tmp_path / 'a'}", "stream.workers=2", "stream.shards=2"))
+    assert "every bit kept" in out
+    rows = tmp_path / "a/activations/tiny"
+    assert run_cli("sweep", job, f"store={tmp_path / 'b'}", f"stream.from={rows}", "--inline") == 0
+    finish(start(nodes, "sweep", job, f"store={tmp_path / 'c'}", f"stream.from={rows}"))
+    finish(start(nodes, "sweep", job, f"store={tmp_path / 'd'}", f"stream.tee={tmp_path / 'tee'}"))
+    assert records(tmp_path / "b") == records(tmp_path / "c") == records(tmp_path / "d") == inline
+    for hook_point in ("mlp.post", "resid_mid"):
+        one, two = (unpack_json((p / hook_point / "manifest.json").read_bytes(), "") for p in (rows, tmp_path / "tee"))
+        assert one == two
+
+
+def test_on_a_real_s3_server(nodes, job, inline, s3_url, rgw):
+    """Store, dataset and sweep on the Ceph gateway, read back on Ray."""
+    environment = rgw.environment
+    finish(start(nodes, "harvest", job, f"store={s3_url}", "dataset.codec=zstd", **environment))
+    finish(start(nodes, "sweep", job, f"store={s3_url}", f"stream.from={s3_url}/activations/tiny", **environment))
+    assert records(s3_url) == inline
+
+
+def test_workers_added_and_taken_away_while_it_runs(nodes, job, tmp_path):
+    more = ("train.steps=1500", "learner.pack_parameters=0")
+    assert run_cli("sweep", job, f"store={tmp_path / 'inline'}", *more, "--inline") == 0
+    store = tmp_path / "store"
+    process = start(nodes, "sweep", job, f"store={store}", *more, "stream.shards=2")
+    wait_until(lambda: any(store.rglob("checkpoints/log/*.json")))
+    for workers in (3, 1, 2):
+        assert run_cli("scale", f"{store}/tiny", "--workers", workers) == 0
+    out = finish(process)
+    assert "3 model workers asked for, 1 there" in out
+    assert records(store) == records(tmp_path / "inline")
+    assert run_cli("scale", f"{store}/tiny", "--workers", 2) == 2  # it has ended
+
+
+def test_a_node_that_dies_leaves_no_trace(job, tmp_path):
+    """Not the shared cluster: it would be one node short afterwards."""
+    more = ("train.steps=1500", "learner.pack_parameters=0", "stream.workers=3", "stream.shards=2")
+    assert run_cli("sweep", job, f"store={tmp_path / 'inline'}", *more, "--inline") == 0
+    (tmp_path / "n").mkdir()
+    with two_nodes(tmp_path / "n") as nodes:
+        process = start(nodes, "sweep", job, f"store={tmp_path / 'store'}", *more)
+        wait_until(lambda: any((tmp_path / "store").rglob("checkpoints/log/*.json")))
+        time.sleep(1)
+        nodes.kill(1)
+        out = finish(process)
+    assert "died" in out and "starting a successor" in out
+    assert records(tmp_path / "store") == records(tmp_path / "inline")
+    assert digests(tmp_path / "store") == digests(tmp_path / "inline")
