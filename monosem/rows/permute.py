@@ -12,7 +12,7 @@ import numpy as np
 
 ROUNDS = 12
 
-CONTEXTS, SEGMENT, TOKENS, RESAMPLE, INIT, PRETRAIN = range(1, 7)
+CONTEXTS, SEGMENT, TOKENS, RESAMPLE, INIT, PRETRAIN, SHUFFLE = range(1, 8)
 """Purposes: the second part of a key, so that no two uses ever share random words."""
 
 

@@ -6,7 +6,7 @@ import json
 from monosem.errors import IntegrityError
 
 
-def sha256(data: bytes) -> str:
+def sha256(data: bytes | memoryview) -> str:
     return hashlib.sha256(data).hexdigest()
 
 

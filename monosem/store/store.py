@@ -10,6 +10,7 @@ Four guarantees everything above leans on:
 
 import os
 import re
+import shutil
 import uuid
 from pathlib import Path
 from typing import Protocol
@@ -24,11 +25,13 @@ class Store(Protocol):
     url: str
 
     def get(self, path: str) -> bytes: ...
-    def put(self, path: str, data: bytes) -> None: ...
+    def get_range(self, path: str, start: int, size: int) -> bytes: ...
+    def put(self, path: str, data: bytes | memoryview) -> None: ...
     def create(self, path: str, data: bytes) -> bool: ...
     def exists(self, path: str) -> bool: ...
     def list(self, path: str) -> list[str]: ...
     def delete(self, path: str) -> None: ...
+    def delete_tree(self, path: str) -> None: ...
 
 
 def open_store(url: str) -> Store:
@@ -58,7 +61,13 @@ class LocalStore:
     def get(self, path: str) -> bytes:
         return self._at(path).read_bytes()
 
-    def put(self, path: str, data: bytes) -> None:
+    def get_range(self, path: str, start: int, size: int) -> bytes:
+        """Bytes [start, start + size); fewer where the object ends before that."""
+        with open(self._at(path), "rb", buffering=0) as file:
+            file.seek(start)
+            return file.read(size)
+
+    def put(self, path: str, data: bytes | memoryview) -> None:
         target, temporary = self._staged(path, data)
         os.replace(temporary, target)
         _sync_directory(target.parent)
@@ -86,6 +95,15 @@ class LocalStore:
 
     def delete(self, path: str) -> None:
         self._at(path).unlink(missing_ok=True)
+
+    def delete_tree(self, path: str) -> None:
+        """Everything below `path`; nothing there is fine."""
+        try:
+            shutil.rmtree(self._at(path))
+        except FileNotFoundError:
+            return
+        except OSError as error:
+            raise StoreError(f"store {self.url}: cannot delete {path}: {error.strerror}") from error
 
     def _at(self, path: str) -> Path:
         return self.root / check_path(path) if path else self.root
@@ -130,10 +148,22 @@ class FsspecStore:
         except Exception as error:
             raise self._error("read", path, error) from error
 
-    def put(self, path: str, data: bytes) -> None:
+    def get_range(self, path: str, start: int, size: int) -> bytes:
+        """Bytes [start, start + size); fewer where the object ends before that."""
+        if size <= 0:
+            return b""
         at = self._at(path)
         try:
-            self.fs.pipe_file(at, data)
+            return self.fs.cat_file(at, start=start, end=start + size)
+        except FileNotFoundError:
+            raise
+        except Exception as error:
+            raise self._error("read", path, error) from error
+
+    def put(self, path: str, data: bytes | memoryview) -> None:
+        at = self._at(path)
+        try:
+            self.fs.pipe_file(at, bytes(data))  # the same object if it is bytes; clients take nothing else
         except Exception as error:
             raise self._error("write", path, error) from error
 
@@ -171,6 +201,16 @@ class FsspecStore:
         at = self._at(path)
         try:
             self.fs.rm_file(at)
+        except FileNotFoundError:
+            return
+        except Exception as error:
+            raise self._error("delete", path, error) from error
+
+    def delete_tree(self, path: str) -> None:
+        """Everything below `path`; nothing there is fine."""
+        self.fs.invalidate_cache()
+        try:
+            self.fs.rm(self._at(path), recursive=True)
         except FileNotFoundError:
             return
         except Exception as error:

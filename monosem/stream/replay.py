@@ -1,95 +1,20 @@
 """Reading an activation dataset as a stream: batches by index, two blocks ahead, every block checked.
 
-Uncompressed files on a local disk are read by `preadv` straight into the memory that batches are views of: one
-copy from the page cache, no page faults of a mapping. Everything else (S3, zstd, bf16, int8) goes through Arrow.
+How a block is read, and at what cost, is told in `monosem.stream.blocks`.
 """
 
-import os
 import time
 from concurrent.futures import Future, ThreadPoolExecutor
-from functools import lru_cache
 
 import numpy as np
-import pyarrow as pa
 import torch
-import xxhash
 from torch import Tensor
 
-from monosem.errors import IntegrityError
-from monosem.stream.codec import decode
-from monosem.stream.dataset import BLOCK_ROWS, Dataset, Shard, block_digest
+from monosem.stream.blocks import Block, BlockReader
+from monosem.stream.dataset import BLOCK_ROWS, Dataset
 
-Block = tuple[int, int]
-"""(number of the shard, number of the record batch in it)."""
-
-PIECE_BYTES = 1 << 19
 AHEAD = 2
 """Blocks that are being read while one is being used."""
-
-
-class BlockReader:
-    """Record batches of a dataset as float32 rows of their own memory, checked against their digests."""
-
-    def __init__(self, dataset: Dataset):
-        self.dataset, self.manifest = dataset, dataset.manifest
-        root = getattr(dataset.store, "root", None)
-        plain = self.manifest.codec == "raw" and not self.manifest.has_rows
-        self.local = root / dataset.prefix if root is not None and plain else None
-        self._open = lru_cache(maxsize=2)(self._open_shard)
-        self._layout = lru_cache(maxsize=2)(self._local_layout)
-
-    def read(self, block: Block) -> np.ndarray:
-        """float32 [rows of the block, width]."""
-        number, k = block
-        shard = self.manifest.shards[number]
-        if self.local is not None:
-            return self._read_local(shard, number, k)
-        batch = self.record_batch(block)
-        return np.array(decode(batch, self.manifest.codec))
-
-    def record_batch(self, block: Block) -> pa.RecordBatch:
-        """The block as it is stored, checked."""
-        number, k = block
-        batch = self._open(number).get_batch(k)
-        self._check(self.manifest.shards[number], k, block_digest(batch))
-        return batch
-
-    def _open_shard(self, number: int) -> pa.RecordBatchFileReader:
-        shard = self.manifest.shards[number]
-        data = self.dataset.store.get(self.dataset.path(shard.name))
-        return pa.ipc.open_file(pa.BufferReader(data))
-
-    def _read_local(self, shard: Shard, number: int, k: int) -> np.ndarray:
-        offsets, handle = self._layout(number)
-        offset, n = offsets[k]
-        rows = np.empty((n, self.manifest.width), dtype=np.float32)
-        view = memoryview(rows).cast("B")
-        digest = xxhash.xxh3_128()
-        for at in range(0, len(view), PIECE_BYTES):  # hashed while still in the cache
-            piece = view[at : at + PIECE_BYTES]
-            if os.preadv(handle.fileno(), [piece], offset + at) != len(piece):
-                raise IntegrityError(f"{self.dataset.uri}/{shard.name}: ends early")
-            digest.update(piece)
-        self._check(shard, k, digest.hexdigest())
-        return rows
-
-    def _local_layout(self, number: int) -> tuple[list[tuple[int, int]], object]:
-        """(offset of the values in the file, rows) of each record batch, and the open file."""
-        path = self.local / self.manifest.shards[number].name
-        try:
-            mapped = pa.memory_map(str(path)).read_buffer()
-            file = pa.ipc.open_file(pa.BufferReader(mapped))
-            offsets = []
-            for k in range(file.num_record_batches):
-                column = file.get_batch(k).column("x")
-                offsets.append((column.flatten().buffers()[1].address - mapped.address, len(column)))
-        except (pa.ArrowException, OSError) as error:
-            raise IntegrityError(f"{path}: not readable: {error}") from error
-        return offsets, open(path, "rb")
-
-    def _check(self, shard: Shard, k: int, digest: str) -> None:
-        if digest != shard.blocks[k]:
-            raise IntegrityError(f"{self.dataset.uri}/{shard.name}: block {k} does not match its digest")
 
 
 class DatasetRows:

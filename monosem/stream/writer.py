@@ -1,5 +1,6 @@
 """Writing an activation dataset: rows come in order, files go out whole, and a stopped writer goes on where it was."""
 
+import io
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
@@ -23,6 +24,9 @@ from monosem.stream.dataset import (
     read_manifest,
     shard_name,
 )
+
+MEASURED_ROWS = 1024
+"""Rows whose rounding is measured at once: the sums are taken in float64, which costs memory."""
 
 
 @dataclass(frozen=True)
@@ -71,11 +75,15 @@ class ShardWriter:
         names = self.store.list(self.path(SHARDS))
         return {int(n.removesuffix(".json")) for n in names if n.endswith(".json")}
 
+    def has(self, first: int) -> bool:
+        """Whether the shard that begins at row `first` is written."""
+        return self.store.exists(self.path(f"{SHARDS}/{first:015d}.json"))
+
     def write(self, first: int, rows: np.ndarray, source_rows: np.ndarray | None = None) -> None:
         """Write the shard that begins at row `first`: float32 [n, width], and int64 [n] where each came from."""
         codec = self.plan.codec
         blocks, error = [], None
-        sink = pa.BufferOutputStream()
+        sink = io.BytesIO()  # grows by an eighth at a time, and is read without a copy
         options = pa.ipc.IpcWriteOptions(compression="zstd" if codec == "zstd" else None)
         writer = None
         for at in range(0, len(rows), BLOCK_ROWS):
@@ -84,22 +92,21 @@ class ShardWriter:
             if source_rows is not None:
                 columns["row"] = pa.array(source_rows[at : at + BLOCK_ROWS].astype(np.int64))
             batch = pa.record_batch(columns)
-            writer = writer or pa.ipc.new_file(sink, batch.schema, options=options)
+            writer = writer or pa.ipc.new_file(pa.PythonFile(sink, "w"), batch.schema, options=options)
             writer.write_batch(batch)
             blocks.append(block_digest(batch))
             found = _error(piece, batch, codec)
             error = found if error is None else error + found
         writer.close()
-        self._commit(first, len(rows), sink.getvalue(), blocks, error, _count_masked(rows))
+        self._commit(first, len(rows), sink.getbuffer(), blocks, error, _count_masked(rows))
 
-    def _commit(self, first: int, n: int, data: pa.Buffer, blocks: list, error: CodecError, masked: int) -> None:
-        content = data.to_pybytes()
-        self.store.put(self.path(shard_name(first)), content)
+    def _commit(self, first: int, n: int, data: memoryview, blocks: list, error: CodecError, masked: int) -> None:
+        self.store.put(self.path(shard_name(first)), data)
         record = {
             "first": first,
             "rows": n,
-            "bytes": len(content),
-            "sha256": sha256(content),
+            "bytes": len(data),
+            "sha256": sha256(data),
             "blocks": blocks,
             "masked": masked,
             "error": {**error.__dict__, "sums": list(error.sums)},
@@ -125,9 +132,7 @@ class ShardWriter:
             error=error.summary(),
             masked=sum(r["masked"] for r in records),
             has_rows=p.has_rows,
-            shards=tuple(
-                Shard(r["first"], r["rows"], r["bytes"], r["sha256"], tuple(r["blocks"])) for r in records
-            ),
+            shards=tuple(Shard(r["first"], r["rows"], r["bytes"], r["sha256"], tuple(r["blocks"])) for r in records),
         )
         self.store.create(self.path(MANIFEST), pack_json(manifest.as_json()))
         written = unpack_json(self.store.get(self.path(MANIFEST)), MANIFEST)
@@ -194,7 +199,12 @@ class DatasetWriter:
 def _error(rows: np.ndarray, batch: pa.RecordBatch, codec: str) -> CodecError:
     if codec in ("raw", "zstd"):
         return CodecError(len(rows), 0.0, (0.0,) * rows.shape[1], 0.0, 0, 0.0)
-    return measure(rows, decode(batch, codec))
+    found = None
+    for at in range(0, len(rows), MEASURED_ROWS):
+        piece = rows[at : at + MEASURED_ROWS]
+        one = measure(piece, decode(batch.slice(at, len(piece)), codec))
+        found = one if found is None else found + one
+    return found
 
 
 def _count_masked(rows: np.ndarray) -> int:
