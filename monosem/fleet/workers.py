@@ -117,14 +117,17 @@ class BufferShard:
 
     async def _wait_for_room(self, reader: str, segment: int) -> None:
         """Until the window has room; those who hold it up for too long are left to themselves."""
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + self.patience_s if self.patience_s else None
         async with self.moved:
             while not self.flow.may_take(reader, segment):
                 try:
-                    await asyncio.wait_for(self.moved.wait(), self.patience_s or None)
+                    await asyncio.wait_for(self.moved.wait(), deadline and max(0.0, deadline - loop.time()))
                 except TimeoutError:
                     for name in self.flow.held_up_by(reader):
                         self.flow.detach(name)
                         self.news.append(f"{name} is too slow for the others and harvests for itself from here on")
+                    deadline = loop.time() + self.patience_s
                     self.moved.notify_all()
 
     def _forget(self) -> None:

@@ -5,10 +5,12 @@
     .parquet   one document per row
     .arrow     one document per row (what `datasets` writes with save_to_disk; its caches are left out)
 
-.txt and .jsonl may be compressed: .gz or .zst. A document's key is `<path>#<number>`: its line or row in the file,
-counted from 0, the unusable ones included. A byte-order mark is no text.
+.txt and .jsonl may be compressed: .gz or .zst. A document's key is `<path>#<number>`: the path below the
+source's directory, and the line or row in the file, counted from 0, the unusable ones included. A byte-order mark
+is no text.
 """
 
+import re
 from collections.abc import Iterator
 
 import fsspec
@@ -54,6 +56,15 @@ def find_files(source: str) -> tuple[object, list[str]]:
     return fs, usable
 
 
+def _root(fs, source: str) -> str:
+    """The directory that documents are named from: a corpus keeps its split when it moves to another place."""
+    _, path = fsspec.core.url_to_fs(source)
+    fixed = re.split(r"[*?\[]", path, maxsplit=1)[0]
+    if fixed == path and fs.isdir(path):
+        return path.rstrip("/") + "/"
+    return fixed[: fixed.rfind("/") + 1]
+
+
 def _is_cache(path: str) -> bool:
     name = path.rsplit("/", 1)[-1]
     return name.endswith(".arrow") and name.startswith(("cache-", "tmp"))
@@ -80,7 +91,9 @@ def documents(source: str, text_column: str, domain_column: str, quarantine: Qua
     A file that cannot be read to its end, or lacks the column, is an InputError when it is reached.
     """
     fs, paths = find_files(source)
+    root = _root(fs, source)
     for path in paths:
+        name = path.removeprefix(root)
         if path.endswith(".parquet"):
             rows = enumerate(parquet_rows(fs, path, text_column, domain_column, source))
         elif path.endswith(".arrow"):
@@ -90,7 +103,7 @@ def documents(source: str, text_column: str, domain_column: str, quarantine: Qua
         else:
             rows = _jsonl(fs, path, text_column, domain_column, source)
         for number, (text, domain) in rows:
-            document = accept(f"{path}#{number}", text, domain, quarantine)
+            document = accept(f"{name}#{number}", text, domain, quarantine)
             if document:
                 yield document
 

@@ -46,7 +46,7 @@ def test_files_of_every_kind_give_the_same_documents(tmp_path):
     for path in sorted(tmp_path.iterdir()):
         got = read(path)
         assert [(d.domain, d.text) for d in got] == [(r["domain"], r["text"]) for r in ROWS], path.name
-        assert [d.key for d in got] == [f"{path}#{i}" for i in range(20)]
+        assert [d.key for d in got] == [f"{path.name}#{i}" for i in range(20)]
     everything = read(tmp_path)
     assert len(everything) == 120 and everything == read(tmp_path / "*")
 
@@ -100,8 +100,8 @@ def test_a_bad_line_is_named_and_moves_no_other(tmp_path, line, reason):
     path.write_bytes(b"\n".join([good[0], line, good[2]]))
     kept = Quarantine()
     assert read(path, kept) == [before[0], before[2]]
-    assert kept.reasons == {reason: 1} and kept.examples == [f"{path}#1: {reason}"]
-    assert [json.loads(row) for row in kept.listing().splitlines()] == [{"key": f"{path}#1", "reason": reason}]
+    assert kept.reasons == {reason: 1} and kept.examples == [f"{path.name}#1: {reason}"]
+    assert [json.loads(row) for row in kept.listing().splitlines()] == [{"key": f"{path.name}#1", "reason": reason}]
 
 
 def test_good_lines_that_look_bad(tmp_path):
@@ -294,3 +294,16 @@ def test_a_huge_document_is_never_held(tmp_path, name):
     good, rest = done.stdout.split(" ", 1)
     assert int(good) == (".jsonl" in name) and "{'too large': 1}" in rest
     assert int(rest.split()[-1]) < 64, rest
+
+
+def test_a_corpus_that_moves_keeps_its_names_and_so_its_split(tmp_path):
+    """As a directory, a glob and a single file, here and elsewhere."""
+    names = []
+    for place in ("here", "else/where"):
+        (tmp_path / place / "deep").mkdir(parents=True)
+        for name in ("a.txt", "deep/b.txt"):
+            (tmp_path / place / name).write_text(f"text of {name}")
+        root = str(tmp_path / place)
+        names.append([d.key for s in (root, root + "/", f"{root}/**/*.txt") for d in read(s, Quarantine())])
+        assert [d.key for d in read(f"{root}/deep/b.txt", Quarantine())] == ["b.txt#0"]
+    assert names[0] == names[1] == ["a.txt#0", "deep/b.txt#0"] * 3

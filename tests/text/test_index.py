@@ -48,18 +48,18 @@ def test_an_index_is_the_same_when_read_back_from_any_store(config, store, monke
             assert a.domains == b.domains and a.tokens_NT.dtype == b.tokens_NT.dtype == np.uint16
             assert [a.key_of(i) for i in range(len(a.doc_starts))] == [b.key_of(i) for i in range(len(b.doc_starts))]
     keys = {side.key_of(i) for side in (corpus.train, corpus.heldout) for i in range(len(side.doc_starts))}
-    assert keys == {f"{config.source}#{i}" for i in range(60) if i != 5}
+    assert keys == {f"{Path(config.source).name}#{i}" for i in range(60) if i != 5}
     assert context_tokens(corpus.train, np.array([1, 0])).dtype == torch.int64
 
 
 def test_quarantined_documents_are_listed_in_the_store(config, store):
     corpus = prepare(store, config, TOKENIZER)
-    row = {"key": f"{config.source}#5", "reason": "not JSON"}
+    row = {"key": f"{Path(config.source).name}#5", "reason": "not JSON"}
     listed = store.get(f"corpora/{corpus.key}/quarantine.jsonl").decode().splitlines()
     assert [json.loads(line) for line in listed] == [row]
     record = json.loads(store.get(f"corpora/{corpus.key}/index.json"))
     assert record["quarantined"] == {"not JSON": 1} and record["quarantine_listed"] == 1
-    assert record["quarantine_examples"] == [f"{config.source}#5: not JSON"]
+    assert record["quarantine_examples"] == [f"{Path(config.source).name}#5: not JSON"]
 
 
 @pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="looks at /proc")
