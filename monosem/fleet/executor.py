@@ -4,7 +4,7 @@ from monosem.errors import InputError
 from monosem.fleet.cluster import connected, set_environment
 from monosem.fleet.policy import CPUS
 from monosem.stages.budget import Need, Shapes, memory_plan, object_store_bytes, shapes_of
-from monosem.stages.executor import Keeping, Report, Status, tee_of
+from monosem.stages.executor import Keeping, Report, Status, open_writers, tee_of
 from monosem.stages.signals import stop_on_signal
 from monosem.stages.spec import RunSpec, SweepSpec, pack_runs
 
@@ -28,7 +28,7 @@ class RayExecutor:
 
     def _run(self, spec: SweepSpec, packs: list, keeping: Keeping | None, report: Report) -> Status:
         set_environment(self.address)
-        keepers = len(spec.hook_points) if keeping else 0
+        keepers = len(open_writers(spec, keeping)) if keeping else 0
         # Signals inside: ray.init puts handlers of its own in place.
         with connected(self.address, object_store_bytes(shapes_of(spec))), stop_on_signal() as should_stop:
             from monosem.fleet.supervisor import Supervisor  # imports Ray, whose settings stand only now

@@ -21,6 +21,7 @@ from monosem.store import layout
 from monosem.store.store import Store, open_store
 from monosem.stream.reader import LocalSource, RowReader, Rows
 from monosem.stream.replay import DatasetRows
+from monosem.stream.writer import DatasetWriter
 
 
 @dataclass
@@ -97,8 +98,9 @@ class InlineExecutor:
         keep_freed_memory()
         store = open_store(spec.job.store)
         keeping = tee_of(spec)
+        writers = open_writers(spec, keeping) if keeping else {}
         live = None if spec.job.stream.from_ else live_source(spec, store, canary_place(spec, None))
-        tee = make_tee(spec, live, keeping) if keeping else None
+        tee = Tee(live, spec.order.segment_rows, writers) if keeping else None
         readers = dataset_readers(spec) or {n: RowReader(tee or live, spec.order, n) for n in spec.hook_points}
         directory = wandb_directory(store, spec.job.name)
         with stop_on_signal() as should_stop:
@@ -112,8 +114,9 @@ class InlineExecutor:
 
     def harvest(self, spec: SweepSpec, keeping: Keeping, report: Report) -> Status:
         keep_freed_memory()
+        writers = open_writers(spec, keeping)
         live = live_source(spec, open_store(spec.job.store), canary_place(spec, keeping))
-        tee = make_tee(spec, live, keeping)
+        tee = Tee(live, spec.order.segment_rows, writers)
         with stop_on_signal() as should_stop:
 
             def progress(row: int) -> None:
@@ -125,9 +128,9 @@ class InlineExecutor:
         return Status(written=keeping.rows)
 
 
-def make_tee(spec: SweepSpec, source: LocalSource, keeping: Keeping) -> Tee:
-    writers = {n: open_writer(spec, keeping.uri, n, keeping.first_row, keeping.rows) for n in spec.hook_points}
-    return Tee(source, spec.order.segment_rows, writers)
+def open_writers(spec: SweepSpec, keeping: Keeping) -> dict[str, DatasetWriter]:
+    """A writer per hook point. InputError if another dataset is in the place of one."""
+    return {n: open_writer(spec, keeping.uri, n, keeping.first_row, keeping.rows) for n in spec.hook_points}
 
 
 def canary_place(spec: SweepSpec, keeping: Keeping | None) -> tuple[Store, str]:

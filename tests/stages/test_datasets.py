@@ -1,0 +1,223 @@
+"""Sweeps that write datasets and read them: the same bits as streaming, or a clear refusal."""
+
+import numpy as np
+import pytest
+import torch
+
+from monosem.host.transformer import OneLayerTransformer
+from monosem.stages.listing import all_rows
+from monosem.store.plain import unpack_json
+from monosem.store.store import open_store
+from monosem.stream.dataset import open_dataset
+from monosem.stream.replay import DatasetRows
+from monosem.stream.writer import DatasetWriter, Plan
+from tests.conftest import digests, run_cli
+
+TWO = "host.hook_point=[mlp.post,resid_mid]"
+
+
+class Killed(BaseException):
+    pass
+
+
+def record(store, run: str) -> dict:
+    uri = next(row["uri"] for row in all_rows(open_store(str(store))) if row["run"] == run)
+    return unpack_json(open_store(uri).get("monosem.json"), run)
+
+
+@pytest.fixture(scope="module")
+def rows(tmp_path_factory, tiny_host, text_file):
+    """(job file, store with the live sweep `tiny`, URI of the harvested dataset)."""
+    directory = tmp_path_factory.mktemp("rows")
+    job = directory / "job.yaml"
+    job.write_text(
+        f"""
+name: tiny
+store: {directory / "store"}
+host: {{model: {tiny_host}, hook_point: mlp.post}}
+corpus: {{source: {text_file}, context_length: 32, heldout_fraction: 0.1}}
+stream: {{rows_per_context: 16, shuffle_rows: 1024, contexts_per_item: 4}}
+sae: {{expansion_factor: [1, 4], l1_coefficient: 0.001}}
+train: {{steps: 60, batch_size: 64, lr: 0.003, resample_steps: [20, 40], resample_window: 10,
+         resample_rows: 256, init_rows: 256, checkpoint_every: 10, log_every: 5}}
+learner: {{threads: 1}}
+evaluate: {{contexts: 8, rows: 256}}
+dataset: {{shard_rows: 1000}}
+track: {{wandb: disabled}}
+"""
+    )
+    assert run_cli("sweep", job, TWO, "--inline") == 0
+    assert run_cli("harvest", job, TWO, "--inline") == 0
+    return job, directory / "store", directory / "store/activations/tiny"
+
+
+@pytest.mark.parametrize("codec", ["raw", "zstd"])
+def test_a_dataset_gives_the_bits_of_the_stream(rows, tmp_path, codec):
+    job, live, _ = rows
+    tee = f"stream.tee={tmp_path / 'tee'}"
+    assert run_cli("sweep", job, TWO, f"store={tmp_path / 'a'}", tee, f"dataset.codec={codec}", "--inline") == 0
+    assert run_cli("sweep", job, TWO, f"store={tmp_path / 'b'}", f"stream.from={tmp_path / 'tee'}", "--inline") == 0
+    assert digests(tmp_path / "a") == digests(tmp_path / "b") == digests(live)
+    for run in digests(live):
+        assert record(live, run)["rows_digest"] == record(tmp_path / "b", run)["rows_digest"]
+
+
+def test_a_live_sweep_goes_on_from_a_dataset_and_back(rows, tmp_path, monkeypatch):
+    """The same rows from another place are the same sweep."""
+    from monosem.learn.run import Run
+
+    job, live, dataset = rows
+    original = Run.train_step
+
+    def die(self, x, digest):
+        original(self, x, digest)
+        if self.step == 25:
+            raise Killed
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Run, "train_step", die)
+        with pytest.raises(Killed):
+            run_cli("sweep", job, TWO, f"store={tmp_path}", "--inline")
+    assert run_cli("sweep", job, TWO, f"store={tmp_path}", f"stream.from={dataset}", "--inline") == 0
+    assert digests(tmp_path) == digests(live)
+
+
+@pytest.mark.parametrize("at", [1, 2, 3, 4, 5, 7])
+def test_a_harvest_killed_before_any_write_goes_on(rows, tmp_path, monkeypatch, at):
+    from monosem.store.store import LocalStore
+
+    job, _, dataset = rows
+    put, writes = LocalStore.put, []
+
+    def dying(self, path, data):
+        if "mlp.post" in path or "shards" in path:
+            writes.append(path)
+            if len(writes) == at:
+                raise Killed
+        put(self, path, data)
+
+    tee = f"stream.tee={tmp_path / 'tee'}"
+    with monkeypatch.context() as patch:
+        patch.setattr(LocalStore, "put", dying)
+        with pytest.raises(Killed):
+            run_cli("harvest", job, f"store={tmp_path / 's'}", tee, "--inline")
+    assert run_cli("harvest", job, f"store={tmp_path / 's'}", tee, "--inline") == 0
+    assert (tmp_path / "tee/mlp.post/manifest.json").read_bytes() == (dataset / "mlp.post/manifest.json").read_bytes()
+
+
+def test_a_tee_that_was_killed_is_whole_in_the_end(rows, tmp_path, monkeypatch):
+    from monosem.learn.run import Run
+
+    job, _, dataset = rows
+    original = Run.train_step
+
+    def die(self, x, digest):
+        original(self, x, digest)
+        if self.step == 35:
+            raise Killed
+
+    arguments = ("sweep", job, TWO, f"store={tmp_path / 's'}", f"stream.tee={tmp_path / 'tee'}", "--inline")
+    with monkeypatch.context() as patch:
+        patch.setattr(Run, "train_step", die)
+        with pytest.raises(Killed):
+            run_cli(*arguments)
+    assert run_cli(*arguments) == 0
+    for point in ("mlp.post", "resid_mid"):
+        assert (tmp_path / f"tee/{point}/manifest.json").read_bytes() == (dataset / point / "manifest.json").read_bytes()
+
+
+def test_any_range_of_the_stream(rows, tmp_path):
+    job, _, dataset = rows
+    part = ("dataset.first_row=1234", "dataset.rows=500", f"stream.tee={tmp_path / 'part'}")
+    assert run_cli("harvest", job, f"store={tmp_path / 's'}", *part, "--inline") == 0
+    whole = DatasetRows(open_dataset(str(dataset), "mlp.post"))
+    some = DatasetRows(open_dataset(str(tmp_path / "part"), "mlp.post"))
+    assert torch.equal(some.rows(1234, 1734), whole.rows(1234, 1734))
+
+
+@pytest.mark.parametrize(
+    "change, says",
+    [
+        ("seed=1", "made with seed=0, this job has 1"),
+        ("stream.rows_per_context=8", "made with stream.rows_per_context=16"),
+        ("corpus.max_tokens=20000", "made with corpus.digest="),
+        ("host.hook_point=attn.z", "no attn.z/manifest.json"),
+        ("train.steps=61", "holds rows 0 to 3,840, the sweep reads 0 to 3,904"),
+        ("stream.tee=./x", "give one of them"),
+    ],
+)
+def test_a_dataset_of_other_rows_is_refused(rows, tmp_path, capfd, change, says):
+    job, _, dataset = rows
+    assert run_cli("sweep", job, f"store={tmp_path}", f"stream.from={dataset}", change, "--inline") == 2
+    err = capfd.readouterr().err
+    assert says in err and "Traceback" not in err
+
+
+def test_a_place_that_holds_another_dataset_is_left_alone(rows, tmp_path, capfd):
+    job, _, dataset = rows
+    before = (dataset / "mlp.post/manifest.json").read_bytes()
+    assert run_cli("harvest", job, f"stream.tee={dataset}", "seed=5", f"store={tmp_path}", "--inline") == 2
+    assert "another activation dataset is there" in capfd.readouterr().err
+    assert (dataset / "mlp.post/manifest.json").read_bytes() == before
+    assert run_cli("harvest", job, TWO, "--inline") == 0  # the same one again: nothing to do
+
+
+def test_rounded_rows_make_another_sweep_and_say_so(rows, tmp_path, capfd):
+    job, live, _ = rows
+    tee = f"stream.tee={tmp_path / 'int8'}"
+    assert run_cli("harvest", job, f"store={tmp_path / 's'}", tee, "dataset.codec=int8", "--inline") == 0
+    assert "FVU of rounding" in capfd.readouterr().out
+    assert run_cli("sweep", job, f"store={live}", f"stream.from={tmp_path / 'int8'}", "--inline") == 2
+    assert "already holds a sweep of this name" in capfd.readouterr().err
+    assert run_cli("sweep", job, f"store={tmp_path / 's'}", f"stream.from={tmp_path / 'int8'}", "--inline") == 0
+    manifest = open_dataset(str(tmp_path / "int8"), "mlp.post").manifest
+    assert record(tmp_path / "s", "1x")["stream"]["dataset"] == manifest.digest
+    assert 0 < manifest.error["fvu"] < 1e-3
+
+
+def test_rows_of_ones_own(rows, tmp_path):
+    """A dataset whose order is its own trains a dictionary; its digest is in the lineage."""
+    job, _, dataset = rows
+    some = DatasetRows(open_dataset(str(dataset), "mlp.post")).rows(0, 3840).numpy()
+    plan = Plan(40, 3840, 0, "raw", 1000, {"kind": "file", "imported": "by hand"})
+    writer = DatasetWriter(open_store(str(tmp_path)), "mine", plan)
+    writer.add(some[::-1])
+    digest = writer.finish().manifest.digest
+    assert run_cli("sweep", job, f"store={tmp_path / 's'}", f"stream.from={tmp_path / 'mine'}", "--inline") == 0
+    assert record(tmp_path / "s", "4x")["stream"]["dataset"] == digest
+
+
+def test_masked_rows_are_counted_and_harm_nothing(tiny_job, tmp_path, monkeypatch):
+    """Some contexts overflow: their rows count for nothing, are counted, and the run ends well; twice the same."""
+    capture = OneLayerTransformer.capture
+
+    def overflowing(self, tokens, points):
+        found = {name: x.clone() for name, x in capture(self, tokens, points).items()}
+        bad = (tokens.sum(dim=1) % 7 == 0)[:, None] & (torch.arange(tokens.shape[1]) % 3 == 0)[None, :]
+        for x in found.values():
+            x[bad] = float("inf")
+        return found
+
+    monkeypatch.setattr(OneLayerTransformer, "capture", overflowing)
+    for name in "ab":
+        assert run_cli("sweep", tiny_job, f"store={tmp_path / name}", "--inline") == 0
+    assert digests(tmp_path / "a") == digests(tmp_path / "b")
+    masked = {run: record(tmp_path / "a", run)["masked_rows"] for run in ("1x", "4x")}
+    assert masked["1x"] == masked["4x"] > 20
+    tee = f"stream.tee={tmp_path / 'tee'}"
+    assert run_cli("harvest", tiny_job, f"store={tmp_path / 'c'}", tee, "--inline") == 0
+    assert open_dataset(str(tmp_path / "tee"), "mlp.post").manifest.masked == masked["1x"]
+    assert run_cli("sweep", tiny_job, f"store={tmp_path / 'd'}", f"stream.from={tmp_path / 'tee'}", "--inline") == 0
+    assert digests(tmp_path / "d") == digests(tmp_path / "a")
+    metrics = record(tmp_path / "a", "4x")["metrics"]
+    assert all(np.isfinite(v) for v in metrics.values() if isinstance(v, float)) and metrics["heldout_rows"] < 256
+
+
+def test_a_host_that_makes_nothing_finite_ends_the_run_with_the_reason(tiny_job, tmp_path, monkeypatch, capfd):
+    monkeypatch.setattr(
+        OneLayerTransformer,
+        "capture",
+        lambda self, tokens, points: {n: torch.full((*tokens.shape, self.width(n)), float("nan")) for n in points},
+    )
+    assert run_cli("sweep", tiny_job, "--inline") == 1
+    assert "are masked: the host gave NaN or infinity" in capfd.readouterr().out
