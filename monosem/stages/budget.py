@@ -81,6 +81,12 @@ def waiting_bytes(s: Shapes) -> int:
     return s.segment_bytes * (s.order.generations + 1) // 2 + 3 * s.segment_bytes
 
 
+def shared_bytes(s: Shapes) -> int:
+    """Segments that one process keeps until every hook point has read them."""
+    rows = max(s.job.train.init_rows, s.job.train.batch_size) if len(s.widths) > 1 else 0
+    return rows * sum(s.widths.values()) * FLOAT + s.segment_bytes
+
+
 def shard_bytes(s: Shapes) -> int:
     """A shard's share of what waits, in two windows, and items on their way."""
     return 2 * waiting_bytes(s) // s.job.stream.shards + 2 * s.item_bytes
@@ -120,7 +126,7 @@ def memory_plan(s: Shapes, packs: Sequence[Sequence[RunSpec]], inline: bool, kee
     if inline:
         runs = [run for pack in packs for run in pack]
         need = BASE["inline"] + (learner_bytes(s, runs, total_width) if runs else s.host_bytes)
-        need += (waiting_bytes(s) + forward_bytes(s) if live else 0) + file * total_width
+        need += (waiting_bytes(s) + forward_bytes(s) + shared_bytes(s) if live else 0) + file * total_width
         return [Need("this process", 1, need)]
     needs = [Need("driver", 1, BASE["driver"]), Need("Ray's own processes", 1, BASE["ray"])]
     if live:

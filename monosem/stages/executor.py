@@ -144,7 +144,7 @@ def live_source(spec: SweepSpec, store: Store, place: tuple[Store, str]) -> Loca
     """The stream made in this process, once the canary has shown that it makes the same bits as ever."""
     harvester = make_harvester(spec, store)
     canary.check(*place, canary.sing(harvester))
-    return LocalSource(harvester)
+    return LocalSource(harvester, max(spec.job.train.init_rows, spec.job.train.batch_size))
 
 
 def dataset_readers(spec: SweepSpec) -> Mapping[str, Rows] | None:

@@ -30,18 +30,31 @@ class SegmentSource(Protocol):
 
 
 class LocalSource:
-    """Harvests and mixes in this process: one shard, no Ray. All hook points come from one forward pass."""
+    """Harvests and mixes in this process: one shard, no Ray. All hook points come from one forward pass.
 
-    def __init__(self, harvester: Harvester):
+    hold_rows   a segment is kept for the hook points that have not asked for it yet, within this many rows
+    """
+
+    def __init__(self, harvester: Harvester, hold_rows: int = 0):
         self.harvester, self.order = harvester, harvester.order
+        self.hold = 1 + -(-hold_rows // self.order.segment_rows)
         self.tiles = Tiles(self.order)
-        self.made: tuple[int, list[np.ndarray]] | None = None  # the newest segment, by hook point
+        self.made: dict[int, list[np.ndarray]] = {}  # segments by hook point
+        self.asked = dict.fromkeys(harvester.hook_points, -1)  # the last segment each hook point asked for
 
     def segment(self, u: int, hook_point: str) -> np.ndarray:
-        if self.made is None or self.made[0] != u:
-            self.made = None
-            self.made = (u, self._make(u))
-        return self.made[1][self.harvester.hook_points.index(hook_point)]
+        self.asked[hook_point] = u
+        rows = self._made(u)[self.harvester.hook_points.index(hook_point)]
+        passed = min(self.asked.values())
+        self.made = {v: made for v, made in self.made.items() if v >= passed}
+        return rows
+
+    def _made(self, u: int) -> list[np.ndarray]:
+        if u not in self.made:
+            while len(self.made) >= self.hold:
+                del self.made[min(self.made)]
+            self.made[u] = self._make(u)
+        return self.made[u]
 
     def _make(self, u: int) -> list[np.ndarray]:
         tiles = self.order.items_of_segment(u)
