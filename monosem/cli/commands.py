@@ -139,3 +139,28 @@ def pull(args: argparse.Namespace) -> int:
 
     _say(pull_dictionary(args.uri, args.directory))
     return 0
+
+
+def shuffle(args: argparse.Namespace) -> int:
+    from monosem.stages.datasets import shuffle_dataset
+
+    if args.inline:
+        from monosem.stream.shuffle import run_inline
+
+        return shuffle_dataset(args.uri, args.out, args.seed, args.memory, 1, args.codec, run_inline, _say)
+    from monosem.fleet.shuffle import RayTasks
+
+    with RayTasks(args.address, args.tasks) as run:
+        return shuffle_dataset(args.uri, args.out, args.seed, args.memory, args.tasks, args.codec, run, _say)
+
+
+def import_(args: argparse.Namespace) -> int:
+    from monosem.stages.datasets import SHARD_ROWS, import_activations
+
+    return import_activations(args.source, args.out, args.column, args.codec, SHARD_ROWS, _say)
+
+
+def export(args: argparse.Namespace) -> int:
+    from monosem.stages.datasets import export_dataset
+
+    return export_dataset(args.uri, args.directory, _say)

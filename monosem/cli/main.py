@@ -64,7 +64,21 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"monosem {__version__}")
     verbs = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    for add in (_sweep, _harvest, _resume, _submit, _job_verbs, _scale, _pretrain, _evaluate, _runs, _pull):
+    for add in (
+        _sweep,
+        _harvest,
+        _resume,
+        _submit,
+        _job_verbs,
+        _scale,
+        _pretrain,
+        _evaluate,
+        _runs,
+        _pull,
+        _shuffle,
+        _import,
+        _export,
+    ):
         add(verbs)
     return parser
 
@@ -216,3 +230,50 @@ def _pull(verbs) -> None:
     parser.add_argument("uri", metavar="URI", help="the run's directory or URL in its store")
     parser.add_argument("directory", metavar="DIR", help="a new or empty local directory")
     parser.add_argument("--format", choices=("monosem",), default="monosem", help="layout to write (SAELens opens it)")
+
+
+def _codec(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--codec", default="raw", metavar="raw|zstd|bf16|int8", help="of the files that are written")
+
+
+def _shuffle(verbs) -> None:
+    parser = _verb(
+        verbs,
+        "shuffle",
+        commands.shuffle,
+        "write an activation dataset again in random order, in passes that fit memory; goes on after a stop",
+        "monosem shuffle ./rows/mlp.post ./shuffled --memory 1GiB --tasks 2",
+    )
+    parser.add_argument("uri", metavar="URI", help="the dataset's directory or URL")
+    parser.add_argument("out", metavar="OUT", help="where the shuffled dataset goes: a path or URL")
+    parser.add_argument("--seed", type=int, default=0, help="which order (default 0)")
+    parser.add_argument("--memory", default="1GiB", help="of all tasks together (default 1GiB)")
+    parser.add_argument("--tasks", type=int, default=2, help="how many run at once (default 2; --inline: one)")
+    _codec(parser)
+    _where_arguments(parser)
+
+
+def _import(verbs) -> None:
+    parser = _verb(
+        verbs,
+        "import",
+        commands.import_,
+        "make an activation dataset of other files: .npy, .safetensors, or a directory saved by Hugging Face datasets",
+        "monosem import ./saelens-cache ./rows --column blocks.0.hook_mlp_out",
+    )
+    parser.add_argument("source", metavar="SOURCE", help="a file, a directory or a pattern in quotes")
+    parser.add_argument("out", metavar="OUT", help="where the dataset goes: a path or URL")
+    parser.add_argument("--column", metavar="NAME", help="which column or tensor, if there are several")
+    _codec(parser)
+
+
+def _export(verbs) -> None:
+    parser = _verb(
+        verbs,
+        "export",
+        commands.export,
+        "write an activation dataset as a directory that Hugging Face datasets opens",
+        "monosem export ./rows/mlp.post ./for-datasets",
+    )
+    parser.add_argument("uri", metavar="URI", help="the dataset's directory or URL")
+    parser.add_argument("directory", metavar="DIR", help="a new or empty local directory")
