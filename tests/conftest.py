@@ -16,6 +16,7 @@ from monosem.host.stored import save_host
 from monosem.host.transformer import OneLayerTransformer, TransformerConfig
 from monosem.store.store import LocalStore
 from monosem.text.tokens import train_tokenizer
+from tests.services.rgw import rgw, s3_url  # noqa: F401  (fixtures)
 
 WORDS = "the small river follows a quiet engine and every bridge reaches another harbour slowly".split()
 
