@@ -121,16 +121,19 @@ def evaluate(args: argparse.Namespace) -> int:
 
 def runs(args: argparse.Namespace) -> int:
     from monosem.report.table import show_table
-    from monosem.stages.listing import COLUMNS, all_rows
+    from monosem.stages.listing import COLUMNS, all_rows, shuffle_line
     from monosem.store.store import open_store
 
-    rows = all_rows(open_store(args.store))
+    store = open_store(args.store)
+    rows = all_rows(store)
     if args.json:
         _document([{key: row[key] for key in COLUMNS} for row in rows])
     else:
         for name in dict.fromkeys(row["sweep"] for row in rows):
             _say(f"sweep {name}")
             show_table([row for row in rows if row["sweep"] == name])
+            if line := shuffle_line(store, name):
+                _say(line)
     return 0
 
 

@@ -30,6 +30,10 @@ def chained(before: str, digest: str) -> str:
     return xxhash.xxh3_128((before + digest).encode()).hexdigest()
 
 
+def _figures(record: dict) -> dict[str, float]:
+    return {key: value for key, value in record.items() if isinstance(value, int | float)}
+
+
 class Run:
     """Ties a learner to its place in the store.
 
@@ -120,9 +124,12 @@ class Run:
         }
         manifest = write_dictionary(self.store, self.prefix, sae, evaluation.density_F, metadata, record)
         self.store.delete(f"{self.prefix}/{layout.FAILED}")
-        self.tracker.finish({k: v for k, v in evaluation.metrics.items() if isinstance(v, int | float)})
+        self.tracker.finish(_figures(evaluation.metrics) | self._shuffle_figures())
         self.clear_training_state()
         return manifest
+
+    def _shuffle_figures(self) -> dict[str, float]:
+        return {f"shuffle/{key}": value for key, value in _figures(self.record["shuffle"] or {}).items()}
 
     def fail(self, error: BaseException) -> None:
         """Note why the run ended. Its checkpoints stay: the next attempt starts from them."""

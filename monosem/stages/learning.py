@@ -119,6 +119,7 @@ def lineage(spec: SweepSpec, run: RunSpec) -> dict:
             "digest": spec.corpus_digest,
         },
         "stream": {"first_row": 0, "last_row": spec.rows, "dataset": spec.datasets.get(run.hook_point)},
+        "shuffle": shuffle_quality(spec),
         "config": {key: value for key, value in to_plain(job).items() if key not in ("store", "track", "dataset")},
         "versions": {
             "monosem": __version__,

@@ -68,3 +68,16 @@ def _unfinished(store: Store, prefix: str, manifest: dict) -> dict:
     else:
         state = "unfinished" if steps else "pending"
     return {"state": state, "step": step, "rows": step * batch}
+
+
+def shuffle_line(store: Store, sweep: str) -> str:
+    """How well the sweep's rows were mixed, for people; empty if a dataset had an order of its own."""
+    path = layout.manifest(sweep)
+    q = unpack_json(store.get(path), path).get("shuffle")
+    if not q:
+        return ""
+    return (
+        f"shuffle: {q['companions']:.2f} rows of the same context per row and batch (closed form "
+        f"{q['expected']:.2f}),\n  entropy {q['entropy']:.3f}, {q['rows_at_hand']:,} rows at hand, "
+        f"{q['lags']['16']:.0%} of contexts again 16 batches later"
+    )

@@ -9,6 +9,7 @@ from itertools import product
 from monosem.config.job import SweepJob
 from monosem.config.load import to_plain
 from monosem.rows.order import StreamOrder
+from monosem.rows.quality import measure_quality
 from monosem.sae.config import SaeConfig
 
 FREE = {
@@ -137,7 +138,7 @@ def shuffle_quality(spec: SweepSpec) -> dict | None:
     """How well the order mixes contexts, from arithmetic; None where a dataset has an order of its own."""
     if spec.datasets:
         return None
-    return None  # until the quality module is there
+    return measure_quality(spec.order, spec.job.train.batch_size).as_dict()
 
 
 

@@ -6,8 +6,8 @@ from monosem.config.job import EvalConfig
 from monosem.evals.evaluate import Evaluator
 from monosem.evals.recovered import RecoveredMeter
 from monosem.evals.sparsity import density_histogram, measure_sparsity
-from monosem.host.stored import load_host
 from monosem.host.model import next_token_loss
+from monosem.host.stored import load_host
 from monosem.sae.config import SaeConfig
 from monosem.sae.init import init_sae
 from monosem.sae.model import Sae

@@ -7,9 +7,9 @@ import torch
 
 from monosem.config.job import PretrainConfig
 from monosem.errors import InputError, IntegrityError
+from monosem.host.model import next_token_loss
 from monosem.host.pretrain import batch_of_step, learning_rate, pretrain
 from monosem.host.stored import bundled_names, load_host
-from monosem.host.model import next_token_loss
 from monosem.host.transformer import HOOK_POINTS, OneLayerTransformer, TransformerConfig
 from monosem.store.checkpoints import CheckpointLog
 from monosem.store.store import open_store
