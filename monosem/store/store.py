@@ -168,6 +168,9 @@ class FsspecStore:
             raise self._error("write", path, error) from error
 
     def create(self, path: str, data: bytes) -> bool:
+        """A server that stored the object and lost its answer makes the client try again and lose to itself: an
+        object with the very bytes that were to be written counts as written by us.
+        """
         if self.protocol == "memory" and self.exists(path):  # fsspec's memory store takes no mode
             return False
         at = self._at(path)
@@ -175,15 +178,19 @@ class FsspecStore:
         try:
             self.fs.pipe_file(at, data, **mode)
         except FileExistsError:
-            return False
+            return self.get(path) == data
         except Exception as error:
             if _http_status(error) == 412:  # some servers' "precondition failed" arrives as a bare OSError
-                return False
+                return self.get(path) == data
             raise self._error("create", path, error) from error
         return True
 
     def exists(self, path: str) -> bool:
-        return self.fs.exists(self._at(path))
+        at = self._at(path)
+        try:
+            return self.fs.exists(at)
+        except Exception as error:
+            raise self._error("look for", path, error) from error
 
     def list(self, path: str) -> list[str]:
         """Names directly below `path`, sorted; empty if there is nothing."""
@@ -232,6 +239,7 @@ def _filesystem(protocol: str):
     except (ValueError, ImportError) as error:
         raise InputError(f"store: {protocol}:// is not a known kind of store: {error}") from error
     if protocol == "s3":
+        fs.retries = 1  # botocore tries again by itself; both together would wait for half an hour
         _drop_expect_header(fs)
     return fs
 
@@ -245,7 +253,7 @@ def _s3_options() -> dict:
     config = {
         "connect_timeout": 10,
         "read_timeout": 30,
-        "retries": {"max_attempts": 8, "mode": "standard"},
+        "retries": {"max_attempts": 6, "mode": "standard"},
         "request_checksum_calculation": "when_required",
         "response_checksum_validation": "when_required",
     }

@@ -19,7 +19,7 @@ from monosem.stream.dataset import BLOCK_ROWS
 
 MIB = 2**20
 BASE_BYTES = 110 * MIB
-"""Private memory of a Ray worker that has imported what a task needs and holds no rows: measured 98 MiB."""
+"""A Ray worker that has imported what a task needs and holds no rows: measured 89 MiB private, 101 MiB PSS."""
 PIECE_BYTES = MIB
 """Smaller pieces would cost more in requests and syncs than in bytes."""
 INDEX_BYTES = 56
