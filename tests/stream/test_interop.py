@@ -12,6 +12,7 @@ from safetensors.torch import save_file
 from monosem.errors import InputError
 from monosem.stages.datasets import describe_dataset, parse_bytes
 from monosem.store.store import LocalStore
+from monosem.stream import foreign
 from monosem.stream.dataset import open_dataset
 from monosem.stream.interop import export_huggingface, import_dataset
 from tests.conftest import run_cli
@@ -72,7 +73,8 @@ def test_a_cache_is_read_without_datasets(x, tmp_path):
 
 @pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64, ">f4"])
 @pytest.mark.parametrize("shape", [(60, 7), (10, 6, 7)])
-def test_npy(x, tmp_path, dtype, shape):
+def test_npy(x, tmp_path, monkeypatch, dtype, shape):
+    monkeypatch.setattr(foreign, "BLOCK_ROWS", 25)
     np.save(tmp_path / "b.npy", x.reshape(shape).astype(dtype))
     np.save(tmp_path / "a.npy", 3 * x.reshape(shape).astype(dtype))
     made = bring(tmp_path, tmp_path)
@@ -84,7 +86,8 @@ def test_npy(x, tmp_path, dtype, shape):
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
-def test_safetensors(x, tmp_path, dtype):
+def test_safetensors(x, tmp_path, monkeypatch, dtype):
+    monkeypatch.setattr(foreign, "BLOCK_ROWS", 25)
     values = torch.from_numpy(x).to(dtype)
     save_file({"activation": values.reshape(10, 6, 7), "tokens": torch.zeros(10, 6, dtype=torch.int64)}, tmp_path / "c-0.safetensors")
     save_file({"activation": values.reshape(10, 6, 7), "mask": torch.zeros(3)}, tmp_path / "c-1.safetensors")
