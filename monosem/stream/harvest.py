@@ -55,13 +55,23 @@ class Harvester:
 
     def item(self, item: int) -> pa.RecordBatch:
         """Rows of a work item in tile order, a column per hook point: float32 [G * tile_rows, width] each."""
+        return item_batch(self._rows(item, 1)[0])
+
+    def tiles(self, item: int) -> list[list[np.ndarray]]:
+        """The same rows by tile, by hook point: each tile is memory of its own and can be let go by itself."""
+        return self._rows(item, self.order.generations)
+
+    def _rows(self, item: int, parts: int) -> list[list[np.ndarray]]:
+        """An item's rows in tile order, in `parts` equal parts, by hook point."""
         contexts, tokens_gci = self.text.item(item)
         with torch_threads(self.threads):
             batch = context_tokens(self.text.index, contexts).to(self.device)
             found = self.model.capture(batch, self.hook_points)
-            places = torch.arange(len(contexts))[None, :, None], torch.from_numpy(tokens_gci)
-            rows = [_masked(found[name][tuple(p.to(found[name].device) for p in places)]) for name in self.hook_points]
-        return item_batch(rows)
+            c = torch.arange(len(contexts))[None, :, None]
+            return [
+                [_masked(x[c.to(x.device), t.to(x.device)]) for x in (found[name] for name in self.hook_points)]
+                for t in torch.from_numpy(tokens_gci).chunk(parts)
+            ]
 
 
 def item_digest(item: pa.RecordBatch) -> str:

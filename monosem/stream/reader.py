@@ -9,8 +9,7 @@ from torch import Tensor
 
 from monosem.rows.order import StreamOrder, segment_pieces
 from monosem.stream.harvest import Harvester
-from monosem.stream.mix import Tiles, assemble, mix_part
-from monosem.stream.records import columns_of
+from monosem.stream.mix import Tiles, mix_segment
 
 
 class Rows(Protocol):
@@ -61,8 +60,8 @@ class LocalSource:
         coming = [range(u, u + self.order.generations)]
         self.tiles.keep_only(coming)
         for item in self.tiles.missing(tiles):
-            self.tiles.add(item, columns_of(self.harvester.item(item)), coming)
-        return [assemble(self.order, [part]) for part in mix_part(self.order, u, tiles, self.tiles.take(tiles))]
+            self.tiles.keep(item, self.harvester.tiles(item), coming)
+        return mix_segment(self.order, u, tiles, self.tiles.take(tiles))
 
 
 class RowReader:

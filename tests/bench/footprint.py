@@ -1,0 +1,111 @@
+"""The memory that sweeps use, against the plan that they print: peaks of whole process trees, sampled from outside."""
+
+import re
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from monosem.stages.budget import GIB
+
+EVERY_S = 0.2
+JOB = "jobs/quickstart.yaml"
+SMALL = (
+    "train.steps=300",
+    "train.resample_steps=[100,200]",
+    "train.resample_window=50",
+    "corpus.max_tokens=1_000_000",
+    "learner.threads=1",  # changes no peak, and two threads wait for each other on a machine that is shared
+)
+LARGE = ("train.batch_size=8192", "train.steps=60", "train.resample_steps=[20,40]", "sae.expansion_factor=[1,8]")
+HOOKS = ("host.hook_point=[mlp.post,resid_mid]",)
+CASES = {
+    "sweep, inline": ("sweep", *SMALL, "--inline"),
+    "batch 8192, inline": ("sweep", *SMALL, *LARGE, "--inline"),
+    "two hook points, inline": ("sweep", *SMALL, *HOOKS, "--inline"),
+    "harvest, inline": ("harvest", *SMALL, "dataset.rows=400000", "--inline"),
+    "sweep, Ray": ("sweep", *SMALL),
+    "batch 8192, Ray": ("sweep", *SMALL, *LARGE),
+    "two hook points, Ray": ("sweep", *SMALL, *HOOKS),
+    "harvest, Ray": ("harvest", *SMALL, "dataset.rows=400000"),
+}
+
+
+@dataclass
+class Peak:
+    """bytes: most that the tree held at a time; parts: by kind of process, at that time."""
+
+    bytes: int = 0
+    parts: dict[str, int] = field(default_factory=dict)
+
+
+def tree_of(root: int) -> list[int]:
+    """A process and all that descend from it."""
+    children: dict[int, list[int]] = {}
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            parent = int(path.read_text().rpartition(")")[2].split()[1])
+        except OSError:
+            continue
+        children.setdefault(parent, []).append(int(path.parent.name))
+    found = [root]
+    for pid in found:
+        found += children.get(pid, [])
+    return found
+
+
+def held_by(pid: int) -> tuple[str, int]:
+    """(kind of process, proportional set size in bytes)."""
+    try:
+        pss = re.search(r"^Pss:\s+(\d+)", Path(f"/proc/{pid}/smaps_rollup").read_text(), re.M)
+        words = Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode().split()
+    except OSError:
+        return "", 0
+    kind = words[0] if words and words[0].startswith("ray::") else Path(words[0]).name if words else ""
+    return kind.split(".")[0], int(pss[1]) * 1024 if pss else 0
+
+
+def watch(process: subprocess.Popen) -> Peak:
+    """Sample until the process ends."""
+    peak = Peak()
+    while process.poll() is None:
+        parts: dict[str, int] = {}
+        for pid in tree_of(process.pid):
+            kind, size = held_by(pid)
+            parts[kind] = parts.get(kind, 0) + size
+        if sum(parts.values()) > peak.bytes:
+            peak = Peak(sum(parts.values()), parts)
+        time.sleep(EVERY_S)
+    return peak
+
+
+def planned(output: str) -> dict[str, float]:
+    """GiB by part of the line `memory plan, GiB: ...`."""
+    line = re.search(r"memory plan, GiB: (.*); [\d.,]+ of", output)
+    if line is None:
+        raise RuntimeError(f"no memory plan in: {output[-2000:]}")
+    return {name: float(size) for name, size in re.findall(r"(?:, |^)(\D.*?|\d+ x .*?) (\d+\.\d\d)(?=,|$)", line[1])}
+
+
+def measure(case: str, store: str) -> dict:
+    """Run one case to its end. Peak and plan in GiB, and their parts."""
+    verb, *arguments = CASES[case]
+    name = re.sub(r"\W+", "-", case)
+    command = [sys.executable, "-m", "monosem", verb, JOB, f"name={name}", f"store={store}", *arguments]
+    with tempfile.TemporaryFile("w+") as out:
+        process = subprocess.Popen(command, stdout=out, stderr=subprocess.STDOUT, text=True)
+        peak = watch(process)
+        out.seek(0)
+        output = out.read()
+    if process.returncode:
+        raise RuntimeError(f"{case}: {output[-2000:]}")
+    parts = planned(output)
+    plan, held = sum(parts.values()), peak.bytes / GIB
+    found = {kind: round(size / GIB, 3) for kind, size in peak.parts.items() if size > 2**23}
+    return {"peak": held, "plan": plan, "ratio": held / plan, "planned": parts, "found": found}
+
+
+def section(cases: list[str], store: str) -> dict[str, dict]:
+    return {case: measure(case, store) for case in cases}
