@@ -11,7 +11,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from monosem.errors import InputError, IntegrityError
+from monosem.errors import InputError, IntegrityError, StoreError
 from monosem.rows.permute import SHUFFLE, Feistel
 from monosem.store.store import LocalStore, open_store
 from monosem.stream import pieces as tasks_of
@@ -225,6 +225,16 @@ def test_a_scratch_file_that_was_changed_is_noticed(source, tmp_path, name, leve
         shuffled(source, out, FEW)  # nothing that was damaged is taken for committed
     LocalStore(str(out)).delete_tree("scratch")
     assert shuffled(source, out, FEW).manifest == shuffled(source, tmp_path / "plain").manifest
+
+
+def test_a_record_of_another_process_is_not_overwritten(source, tmp_path):
+    def foreign(todo, done):
+        path = f"scratch/pass-{todo[0].level}/records/{todo[0].number}.json"
+        LocalStore(str(tmp_path / "out")).put(path, b"theirs")
+        run_inline(todo, done)
+
+    with pytest.raises(StoreError, match="written by another process with other bytes"):
+        shuffled(source, tmp_path / "out", FEW, run=foreign)
 
 
 def test_a_source_that_was_changed_is_noticed(source, tmp_path):
