@@ -148,7 +148,7 @@ def shuffle(args: argparse.Namespace) -> int:
     from monosem.stages.datasets import shuffle_dataset
 
     if args.inline:
-        from monosem.stream.shuffle import run_inline
+        from monosem.dataset.shuffle import run_inline
 
         return shuffle_dataset(args.uri, args.out, args.seed, args.memory, 1, args.codec, run_inline, _say)
     from monosem.fleet.shuffle import RayTasks

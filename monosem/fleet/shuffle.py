@@ -6,8 +6,8 @@ Imports neither torch nor anything that does: a worker imports this module, and 
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 
+from monosem.dataset.pieces import Task
 from monosem.errors import Interrupted, MonosemError
-from monosem.stream.pieces import Task
 
 STORE_BYTES = 80 * 2**20
 """The least that Ray accepts: tasks talk through the dataset's store."""

@@ -4,12 +4,12 @@ import re
 from collections.abc import Callable
 
 from monosem.config.job import CODECS
+from monosem.dataset.interop import export_huggingface, import_dataset
+from monosem.dataset.manifest import open_dataset
+from monosem.dataset.shuffle import Run, file_rows, run_shuffle, shuffle_plan
 from monosem.errors import InputError
 from monosem.stages.harvest import describe
 from monosem.store.store import open_store
-from monosem.stream.dataset import open_dataset
-from monosem.stream.interop import export_huggingface, import_dataset
-from monosem.stream.shuffle import Run, file_rows, run_shuffle, shuffle_plan
 from monosem.track.progress import PhaseProgress
 
 UNITS = {"B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
@@ -48,7 +48,7 @@ def shuffle_dataset(uri: str, out: str, seed: int, memory: str, tasks: int, code
 
 
 def import_activations(source: str, out: str, key: str | None, codec: str, shard_rows: int, say: Say) -> int:
-    """Make a dataset at `out` of foreign files: see `monosem.stream.foreign`."""
+    """Make a dataset at `out` of foreign files: see `monosem.dataset.foreign`."""
     _check_codec(codec)
     if shard_rows < 1:
         raise InputError(f"shard_rows={shard_rows}: must be at least 1")

@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
+from monosem.dataset.rows import DatasetRows
+from monosem.dataset.writer import DatasetWriter
 from monosem.errors import Interrupted
 from monosem.learn.loop import PackLoop
 from monosem.memory import keep_freed_memory
@@ -20,8 +22,6 @@ from monosem.stages.spec import RunSpec, SweepSpec
 from monosem.store import layout
 from monosem.store.store import Store, open_store
 from monosem.stream.reader import LocalSource, RowReader, Rows
-from monosem.stream.replay import DatasetRows
-from monosem.stream.writer import DatasetWriter
 
 
 @dataclass

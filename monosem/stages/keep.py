@@ -3,11 +3,11 @@
 from collections.abc import Callable, Mapping
 
 from monosem.config.job import SweepJob
+from monosem.dataset.manifest import Dataset
+from monosem.dataset.writer import DatasetWriter, Plan
 from monosem.stages.spec import SweepSpec, slug, stream_identity
 from monosem.store.store import open_store
-from monosem.stream.dataset import Dataset
 from monosem.stream.reader import SegmentSource
-from monosem.stream.writer import DatasetWriter, Plan
 
 
 def harvest_uri(job: SweepJob) -> str:

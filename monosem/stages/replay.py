@@ -2,10 +2,10 @@
 
 from dataclasses import replace
 
+from monosem.dataset.manifest import MANIFEST, Dataset, open_dataset
 from monosem.errors import InputError
 from monosem.stages.spec import SweepSpec, first_difference, slug, stream_identity
 from monosem.store.store import open_store
-from monosem.stream.dataset import MANIFEST, Dataset, open_dataset
 
 
 def find_dataset(uri: str, hook_point: str) -> Dataset:

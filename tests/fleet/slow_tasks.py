@@ -4,12 +4,12 @@ import sys
 import time
 from dataclasses import dataclass
 
+from monosem.dataset.manifest import open_dataset
+from monosem.dataset.passes import Costs
+from monosem.dataset.pieces import Task
+from monosem.dataset.shuffle import run_shuffle
 from monosem.fleet.shuffle import RayTasks
 from monosem.store.store import open_store
-from monosem.stream.dataset import open_dataset
-from monosem.stream.passes import Costs
-from monosem.stream.pieces import Task
-from monosem.stream.shuffle import run_shuffle
 
 COSTS = Costs(base=0, source=0, block_rows=16, write=0, read=0, piece=1120)
 MEMORY, SHARD_ROWS, SEED = 30_000, 16, 5

@@ -8,14 +8,14 @@ from pathlib import Path
 
 import pytest
 
+from monosem.dataset.passes import BASE_BYTES
+from monosem.dataset.shuffle import run_inline
 from monosem.errors import IntegrityError
 from monosem.fleet.shuffle import RayTasks
 from monosem.store.store import LocalStore
-from monosem.stream.passes import BASE_BYTES
-from monosem.stream.shuffle import run_inline
+from tests.dataset.test_shuffle import write_source
 from tests.fleet.processes import descendants, kill_one, kill_tree, wait_until
 from tests.fleet.slow_tasks import MEMORY, shuffle
-from tests.stream.test_shuffle import write_source
 
 ROWS = 1200
 

@@ -4,13 +4,13 @@ import numpy as np
 import pytest
 import torch
 
+from monosem.dataset.manifest import open_dataset
+from monosem.dataset.rows import DatasetRows
+from monosem.dataset.writer import DatasetWriter, Plan
 from monosem.host.transformer import OneLayerTransformer
 from monosem.stages.listing import all_rows
 from monosem.store.plain import unpack_json
 from monosem.store.store import open_store
-from monosem.stream.dataset import open_dataset
-from monosem.stream.replay import DatasetRows
-from monosem.stream.writer import DatasetWriter, Plan
 from tests.conftest import digests, run_cli
 
 TWO = "host.hook_point=[mlp.post,resid_mid]"

@@ -20,8 +20,8 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
+from monosem.dataset.manifest import BLOCK_ROWS
 from monosem.errors import InputError
-from monosem.stream.dataset import BLOCK_ROWS
 
 KINDS = (".arrow", ".safetensors", ".npy")
 DTYPES = {"F16": "<f2", "BF16": "<u2", "F32": "<f4", "F64": "<f8"}

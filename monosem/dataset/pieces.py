@@ -14,14 +14,14 @@ from dataclasses import dataclass
 import numpy as np
 import xxhash
 
+from monosem.dataset.blocks import Block, BlockReader
+from monosem.dataset.manifest import BLOCK_ROWS, Dataset, Manifest
+from monosem.dataset.passes import READ_BYTES
+from monosem.dataset.writer import Plan, ShardWriter
 from monosem.errors import IntegrityError, StoreError
 from monosem.rows.permute import SHUFFLE, Feistel
 from monosem.store.plain import pack_json
 from monosem.store.store import Store, open_store
-from monosem.stream.blocks import Block, BlockReader
-from monosem.stream.dataset import BLOCK_ROWS, Dataset, Manifest
-from monosem.stream.passes import READ_BYTES
-from monosem.stream.writer import Plan, ShardWriter
 
 MAPPED = 1 << 16
 """Rows that are sent through the permutation at once: it takes some ten words for each."""

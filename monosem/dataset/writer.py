@@ -7,11 +7,8 @@ from dataclasses import dataclass, field
 import numpy as np
 import pyarrow as pa
 
-from monosem.errors import InputError
-from monosem.store.plain import pack_json, sha256, unpack_json
-from monosem.store.store import Store
-from monosem.stream.codec import CodecError, decode, encode, measure
-from monosem.stream.dataset import (
+from monosem.dataset.codec import CodecError, decode, encode, measure
+from monosem.dataset.manifest import (
     BEGIN,
     BLOCK_ROWS,
     MANIFEST,
@@ -24,6 +21,9 @@ from monosem.stream.dataset import (
     read_manifest,
     shard_name,
 )
+from monosem.errors import InputError
+from monosem.store.plain import pack_json, sha256, unpack_json
+from monosem.store.store import Store
 
 MEASURED_ROWS = 1024
 """Rows whose rounding is measured at once: the sums are taken in float64, which costs memory."""

@@ -11,17 +11,17 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from monosem.dataset import pieces as tasks_of
+from monosem.dataset.blocks import BlockReader
+from monosem.dataset.codec import decode, encode
+from monosem.dataset.manifest import Dataset, open_dataset
+from monosem.dataset.passes import Costs, ShufflePlan, plan_shuffle, task_costs
+from monosem.dataset.pieces import FinishTask, SplitTask
+from monosem.dataset.shuffle import run_inline, run_shuffle
+from monosem.dataset.writer import DatasetWriter, Plan
 from monosem.errors import InputError, IntegrityError, StoreError
 from monosem.rows.permute import SHUFFLE, Feistel
 from monosem.store.store import LocalStore, open_store
-from monosem.stream import pieces as tasks_of
-from monosem.stream.blocks import BlockReader
-from monosem.stream.codec import decode, encode
-from monosem.stream.dataset import Dataset, open_dataset
-from monosem.stream.passes import Costs, ShufflePlan, plan_shuffle, task_costs
-from monosem.stream.pieces import FinishTask, SplitTask
-from monosem.stream.shuffle import run_inline, run_shuffle
-from monosem.stream.writer import DatasetWriter, Plan
 
 ROWS, WIDTH = 1000, 5
 TINY = Costs(base=0, source=0, block_rows=16, write=0, read=0, piece=84)
@@ -358,7 +358,7 @@ def decode_halves(x: np.ndarray) -> np.ndarray:
 
 
 def test_tasks_are_light():
-    code = "import sys, monosem.stream.pieces; print(*{m.split('.')[0] for m in sys.modules})"
+    code = "import sys, monosem.dataset.pieces; print(*{m.split('.')[0] for m in sys.modules})"
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=os.environ).stdout
     assert not {"torch", "ray", "omegaconf"} & set(out.split())
 

@@ -1,11 +1,11 @@
 """Shuffling an activation dataset that is larger than memory: exactly, invertibly, and so that it can be stopped.
 
 Row i of the source goes to place P(i), with P = `Feistel(rows, seed, SHUFFLE, 0)`; so the row at place t came from
-row P.inverse(t), which the result's column `row` says too. The plan (`monosem.stream.passes`) decides only how the
+row P.inverse(t), which the result's column `row` says too. The plan (`monosem.dataset.passes`) decides only how the
 work is cut, never where a row goes: any memory, number of tasks and of passes writes the same bytes.
 
     <out>/scratch/plan.json      the plan that the scratch belongs to; with another one the scratch starts anew
-    <out>/scratch/pass-1/        what the tasks of a pass leave (`monosem.stream.pieces`)
+    <out>/scratch/pass-1/        what the tasks of a pass leave (`monosem.dataset.pieces`)
     <out>/scratch/done-1.json    all of them are committed; now the pass before goes
 
 After a stop the same call goes on: committed tasks and finished files stay.
@@ -15,14 +15,14 @@ import shutil
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 
+from monosem.dataset.blocks import Block
+from monosem.dataset.manifest import BEGIN, BLOCK_ROWS, Dataset, Manifest
+from monosem.dataset.passes import Costs, ShufflePlan, plan_shuffle, task_costs
+from monosem.dataset.pieces import SCRATCH, FinishTask, Piece, PieceRows, Place, SourceRows, SplitTask, Task
+from monosem.dataset.writer import Plan, ShardWriter
 from monosem.errors import InputError
 from monosem.store.plain import pack_json, unpack_json
 from monosem.store.store import Store
-from monosem.stream.blocks import Block
-from monosem.stream.dataset import BEGIN, BLOCK_ROWS, Dataset, Manifest
-from monosem.stream.passes import Costs, ShufflePlan, plan_shuffle, task_costs
-from monosem.stream.pieces import SCRATCH, FinishTask, Piece, PieceRows, Place, SourceRows, SplitTask, Task
-from monosem.stream.writer import Plan, ShardWriter
 
 Run = Callable[[Sequence[Task], Callable[[Task], None]], None]
 """Runs tasks, in any order and at most so many at a time as planned; calls back after each."""

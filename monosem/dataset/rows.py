@@ -1,6 +1,6 @@
 """Reading an activation dataset as a stream: batches by index, two blocks ahead, every block checked.
 
-How a block is read, and at what cost, is told in `monosem.stream.blocks`.
+How a block is read, and at what cost, is told in `monosem.dataset.blocks`.
 """
 
 import time
@@ -10,8 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from monosem.stream.blocks import Block, BlockReader
-from monosem.stream.dataset import BLOCK_ROWS, Dataset
+from monosem.dataset.blocks import Block, BlockReader
+from monosem.dataset.manifest import BLOCK_ROWS, Dataset
 
 AHEAD = 2
 """Blocks that are being read while one is being used."""

@@ -58,15 +58,15 @@ class CodecError:
 def encode(rows: np.ndarray, codec: str) -> dict[str, pa.Array]:
     """Columns for float32 rows [n, width]."""
     if codec in ("raw", "zstd"):
-        return {"x": _lists(rows)}
+        return {"x": lists(rows)}
     if codec == "bf16":
-        return {"x": _lists(_upper_halves(rows))}
+        return {"x": lists(_upper_halves(rows))}
     groups = _groups(rows)
     scale = np.abs(groups).max(axis=2) / np.float32(127)
     with np.errstate(invalid="ignore"):
         quotient = groups / np.where(scale > 0, scale, np.float32(1))[:, :, None]
         whole = np.rint(np.nan_to_num(quotient)).astype(np.int8)
-    return {"x": _lists(whole.reshape(len(rows), -1)[:, : rows.shape[1]]), "scale": _lists(scale)}
+    return {"x": lists(whole.reshape(len(rows), -1)[:, : rows.shape[1]]), "scale": lists(scale)}
 
 
 def decode(batch: pa.RecordBatch, codec: str) -> np.ndarray:
@@ -116,7 +116,8 @@ def _groups(rows: np.ndarray) -> np.ndarray:
     return padded.reshape(n, groups, SCALED)
 
 
-def _lists(values: np.ndarray) -> pa.FixedSizeListArray:
+def lists(values: np.ndarray) -> pa.FixedSizeListArray:
+    """Rows [n, width] as an Arrow column, without a copy if they are contiguous."""
     return pa.FixedSizeListArray.from_arrays(pa.array(np.ascontiguousarray(values).reshape(-1)), values.shape[1])
 
 

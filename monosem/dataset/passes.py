@@ -14,8 +14,8 @@ So the last pass alone shuffles M bytes, one pass of splitting before it M*K, tw
 
 from dataclasses import dataclass, field
 
+from monosem.dataset.manifest import BLOCK_ROWS
 from monosem.errors import InputError
-from monosem.stream.dataset import BLOCK_ROWS
 
 MIB = 2**20
 BASE_BYTES = 110 * MIB

@@ -8,14 +8,13 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
+from monosem.dataset.blocks import BlockReader
+from monosem.dataset.codec import decode, lists
+from monosem.dataset.foreign import find_foreign
+from monosem.dataset.manifest import Dataset
+from monosem.dataset.writer import DatasetWriter, Plan
 from monosem.errors import InputError
 from monosem.store.store import Store
-from monosem.stream.blocks import BlockReader
-from monosem.stream.codec import decode
-from monosem.stream.dataset import Dataset
-from monosem.stream.foreign import find_foreign
-from monosem.stream.records import vectors
-from monosem.stream.writer import DatasetWriter, Plan
 
 Report = Callable[[int], None]
 
@@ -29,7 +28,7 @@ def import_dataset(
     shard_rows: int = 65536,
     report: Report = lambda rows: None,
 ) -> Dataset:
-    """Rows of foreign files (see `monosem.stream.foreign`) as a dataset at `prefix` of `store`, in their order.
+    """Rows of foreign files (see `monosem.dataset.foreign`) as a dataset at `prefix` of `store`, in their order.
 
     A row that has a NaN or an infinity is masked: all NaN. The order names the files' digest, so that the same call
     goes on after a stop, and other files in the same place are an InputError. `report` is called with rows written.
@@ -104,7 +103,7 @@ def _write_files(dataset: Dataset, directory: Path, schema: pa.Schema, report: R
 def _batches(reader: BlockReader, number: int, schema: pa.Schema) -> Iterator[pa.RecordBatch]:
     for k in range(len(reader.manifest.shards[number].blocks)):
         stored = reader.record_batch((number, k))
-        columns = [vectors(decode(stored, reader.manifest.codec)).cast(schema.field("x").type)]
+        columns = [lists(decode(stored, reader.manifest.codec)).cast(schema.field("x").type)]
         columns += [stored.column("row")] if reader.manifest.has_rows else []
         yield pa.record_batch(columns, schema=schema)
 

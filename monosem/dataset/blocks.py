@@ -13,10 +13,10 @@ import numpy as np
 import pyarrow as pa
 import xxhash
 
+from monosem.dataset.codec import decode
+from monosem.dataset.manifest import Dataset, Shard, block_digest
 from monosem.errors import IntegrityError
 from monosem.store.store import Store
-from monosem.stream.codec import decode
-from monosem.stream.dataset import Dataset, Shard, block_digest
 
 Block = tuple[int, int]
 """(number of the shard, number of the record batch in it)."""

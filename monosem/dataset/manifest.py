@@ -47,7 +47,7 @@ class Manifest:
     width      of a row
     rows       how many
     first_row  of its order
-    codec      see `monosem.stream.codec`
+    codec      see `monosem.dataset.codec`
     dtype      of the rows as they were before encoding
     order      {"kind": "stream" | "file", ...}: what the rows' positions mean
     lineage    where the rows come from

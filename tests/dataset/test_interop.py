@@ -9,14 +9,14 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from monosem.dataset import foreign
+from monosem.dataset.interop import export_huggingface, import_dataset
+from monosem.dataset.manifest import open_dataset
 from monosem.errors import InputError
 from monosem.stages.datasets import describe_dataset, parse_bytes
 from monosem.store.store import LocalStore
-from monosem.stream import foreign
-from monosem.stream.dataset import open_dataset
-from monosem.stream.interop import export_huggingface, import_dataset
 from tests.conftest import run_cli
-from tests.stream.test_shuffle import WIDTH, Killed, content, read_plain, same_bits, shuffled, write_source
+from tests.dataset.test_shuffle import WIDTH, Killed, content, read_plain, same_bits, shuffled, write_source
 
 hf = pytest.importorskip("datasets")
 
