@@ -1,9 +1,9 @@
 """What the order of the rows is worth: the same rows, trained on in three orders, and the held-out FVU of each.
 
-    python tests/bench/mixing.py [--rows 600000] [--dir DIR]
+    python tests/bench/mixing.py [--rows 600000] [--factors 1,4] [--dir DIR]
 
 Harvests the bundled host at mlp.post, writes the rows again as datasets in three orders -- the stream's own, a
-perfect shuffle, and as they lie in the text -- and trains 1x and 4x dictionaries, two seeds each, on each dataset.
+perfect shuffle, and as they lie in the text -- and trains dictionaries of each factor, two seeds each, on each dataset.
 Prints a table and one JSON line. Goal: the stream within 1 % of the perfect shuffle, the text's order visibly worse.
 """
 
@@ -19,14 +19,14 @@ import numpy as np
 from monosem.cli.main import main as monosem
 from monosem.config.job import SweepJob
 from monosem.config.load import load_job
+from monosem.dataset.manifest import open_dataset
+from monosem.dataset.rows import DatasetRows
+from monosem.dataset.writer import DatasetWriter, Plan
 from monosem.stages.learning import make_harvester
 from monosem.stages.listing import run_rows
 from monosem.stages.prepare import prepare_stream
 from monosem.store.store import open_store
-from monosem.stream.dataset import open_dataset
 from monosem.stream.locate import origin
-from monosem.stream.replay import DatasetRows
-from monosem.stream.writer import DatasetWriter, Plan
 
 JOB = "jobs/quickstart.yaml"
 HOOK_POINT, BATCH = "mlp.post", 256
@@ -43,7 +43,6 @@ def command(verb: str, name: str, directory: Path, rows: int, *more: str) -> Non
         f"train.batch_size={BATCH}",
         "train.resample_steps=[]",
         f"train.checkpoint_every={steps}",
-        "sae.expansion_factor=[1,4]",
         "sae.seed=[0,1]",
         "track.wandb=disabled",
         "learner.threads=1",
@@ -80,13 +79,13 @@ def write_orders(directory: Path, rows: int) -> None:
         writer.finish()
 
 
-def measure(directory: Path, rows: int) -> dict[str, dict[str, float]]:
+def measure(directory: Path, rows: int, factors: str) -> dict[str, dict[str, float]]:
     """Held-out FVU by order, by run."""
     command("harvest", "source", directory, rows, f"stream.tee={directory / 'source'}", f"dataset.rows={rows}")
     write_orders(directory, rows)
     found = {}
     for name in ORDERS:
-        command("sweep", name, directory, rows, f"stream.from={directory / name}")
+        command("sweep", name, directory, rows, f"stream.from={directory / name}", f"sae.expansion_factor=[{factors}]")
         table = run_rows(open_store(str(directory / "store")), name)
         found[name] = {row["run"]: row["fvu"] for row in table}
     return found
@@ -95,10 +94,11 @@ def measure(directory: Path, rows: int) -> dict[str, dict[str, float]]:
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--rows", type=int, default=600_000)
+    parser.add_argument("--factors", default="1,4")
     parser.add_argument("--dir", help="keep everything there; else a temporary folder")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as temporary:
-        fvu = measure(Path(args.dir or temporary), args.rows)
+        fvu = measure(Path(args.dir or temporary), args.rows, args.factors)
     perfect = fvu["perfect"]
     sys.stdout.write(f"{'order':12}{''.join(f'{run:>14}' for run in perfect)}{'against perfect':>18}\n")
     ratios = {}

@@ -24,17 +24,17 @@ from footprint import section as memory_section
 
 from monosem.config.job import SweepJob
 from monosem.config.load import load_job
+from monosem.dataset.manifest import Dataset
+from monosem.dataset.rows import DatasetRows
+from monosem.dataset.writer import Plan, ShardWriter
 from monosem.host.stored import load_host
 from monosem.host.transformer import OneLayerTransformer, TransformerConfig
 from monosem.memory import keep_freed_memory
 from monosem.rows.order import plan_order
 from monosem.stages.prepare import prepare_stream
 from monosem.store.store import open_store
-from monosem.stream.dataset import Dataset
 from monosem.stream.harvest import Harvester, StreamText, item_digest
 from monosem.stream.reader import LocalSource, RowReader
-from monosem.stream.replay import DatasetRows
-from monosem.stream.writer import Plan, ShardWriter
 from monosem.text.selection import Selection
 from monosem.text.tokens import TokenIndex
 
@@ -146,7 +146,7 @@ def harvester_of(model, hook_point: str, contexts: int = 4096) -> Harvester:
     return Harvester(model, StreamText(index, Selection(index, 128, 0, frozenset()), order), [hook_point], threads=1)
 
 
-def overhead(harvester: Harvester, repeat: int, segments: int = 32) -> dict[str, float]:
+def overhead(harvester: Harvester, repeat: int, segments: int = 12) -> dict[str, float]:
     """Time per item of the whole stream against that of harvesting the same items, digests included."""
     [hook_point] = harvester.hook_points
     order = harvester.order
