@@ -16,6 +16,8 @@ PATIENCE_S = 120.0
 class RaySource:
     """Segments from the shards of a sweep. The supervisor names a successor for a shard that dies."""
 
+    private = False
+
     def __init__(self, order: StreamOrder, reader: str, hook_points: tuple[str, ...], shards: dict[int, object]):
         self.order, self.reader, self.hook_points = order, reader, hook_points
         self.shards = dict(shards)

@@ -55,6 +55,8 @@ def pump(
 class Tee:
     """A source that keeps what passes by. Rows that passed before a restart are read again, in order."""
 
+    private = True
+
     def __init__(self, source: SegmentSource, segment_rows: int, writers: Mapping[str, DatasetWriter]):
         self.source, self.segment_rows, self.writers = source, segment_rows, writers
 

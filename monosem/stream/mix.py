@@ -69,7 +69,7 @@ class Tiles:
 def mix_segment(
     order: StreamOrder, segment: int, tiles: Sequence[Tile], rows: Sequence[Sequence[np.ndarray]]
 ) -> list[np.ndarray]:
-    """All of `segment` from all of its tiles, for each hook point: float32 [segment_rows, width], read-only.
+    """All of `segment` from all of its tiles, for each hook point: float32 [segment_rows, width].
 
     Rows are by tile, by hook point. The same as the one part of a single shard, without the way through Arrow.
     """
@@ -78,7 +78,6 @@ def mix_segment(
     for column, mixed in enumerate(segments):
         for at, tile in zip(places, rows, strict=True):
             mixed[at] = tile[column]
-        mixed.setflags(write=False)
     return segments
 
 

@@ -23,6 +23,10 @@ class Rows(Protocol):
 
 
 class SegmentSource(Protocol):
+    """private: segments are memory of this process alone, not views of something shared (Ray's object store)"""
+
+    private: bool
+
     def segment(self, u: int, hook_point: str) -> np.ndarray:
         """Rows of segment u in order: float32 [segment_rows, width], read-only."""
         ...
@@ -33,6 +37,8 @@ class LocalSource:
 
     hold_rows   a segment is kept for the hook points that have not asked for it yet, within this many rows
     """
+
+    private = True
 
     def __init__(self, harvester: Harvester, hold_rows: int = 0):
         self.harvester, self.order = harvester, harvester.order
@@ -73,8 +79,15 @@ class RowReader:
         self.wait_s = 0.0
 
     def rows(self, lo: int, hi: int) -> Tensor:
-        """Rows [lo, hi): float32 [hi - lo, width], a copy that the caller may change."""
+        """Rows [lo, hi): float32 [hi - lo, width].
+
+        A copy, or, where they lie in one segment that is private to this process, a view of that: all who are given
+        the same rows then see the same memory, and nobody writes to it.
+        """
         pieces = segment_pieces(lo, hi, self.order.segment_rows)
+        if len(pieces) == 1 and self.source.private:
+            u, first, last = pieces[0]
+            return torch.from_numpy(self._segment(u)[first:last])
         return torch.from_numpy(np.concatenate([self._segment(u)[first:last] for u, first, last in pieces]))
 
     def _segment(self, u: int) -> np.ndarray:

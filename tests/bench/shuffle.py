@@ -20,15 +20,15 @@ from pathlib import Path
 import numpy as np
 import xxhash
 
+from monosem.dataset.blocks import BlockReader
+from monosem.dataset.codec import decode
+from monosem.dataset.manifest import Dataset, open_dataset
+from monosem.dataset.shuffle import file_rows, shuffle_plan
+from monosem.dataset.writer import Plan, ShardWriter
 from monosem.errors import InputError
 from monosem.rows.permute import SHUFFLE, Feistel
 from monosem.stages.datasets import parse_bytes
 from monosem.store.store import LocalStore
-from monosem.stream.blocks import BlockReader
-from monosem.stream.codec import decode
-from monosem.stream.dataset import Dataset, open_dataset
-from monosem.stream.shuffle import file_rows, shuffle_plan
-from monosem.stream.writer import Plan, ShardWriter
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 from tests.fleet.processes import descendants, kill_tree

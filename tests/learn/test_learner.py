@@ -111,3 +111,33 @@ def test_a_batch_of_the_wrong_width_and_parameters_that_are_not_finite():
     one.sae.b_enc[0] = float("nan")
     with pytest.raises(Diverged, match="b_enc"):
         one.check_finite()
+
+
+def test_nothing_is_written_to_a_batch():
+    """Runs of a pack share it, and it may be a view of the stream's own memory."""
+    learner = Learner(SaeConfig(d_in=6, d_sae=24, l1_coefficient=0.01), TrainConfig(batch_size=16), slots=2)
+    x = torch.rand(16, 6)
+    x[3] = torch.nan
+    before = x.clone()
+    learner.step(x)
+    learner.resample(x)
+    assert torch.equal(x.nan_to_num(7), before.nan_to_num(7))
+
+
+def test_masked_rows_count_for_nothing():
+    """The gradients are those of the other rows, divided by the whole batch."""
+    from monosem.sae.gradients import batch_gradients
+    from monosem.sae.init import init_sae
+
+    sae = init_sae(SaeConfig(d_in=6, d_sae=24, l1_coefficient=0.01), torch.rand(6))
+    for name, t in sae.tensors().items():
+        setattr(sae, name, t.double())
+    x = torch.rand(16, 6, dtype=torch.float64)
+    bad = torch.zeros(16, dtype=torch.bool)
+    bad[[3, 4, 11]] = True
+    masked = batch_gradients(sae, x.masked_fill(bad[:, None], 0.0), 4, masked_B=bad)
+    rest = batch_gradients(sae, x[~bad], 1)
+    for name, g in masked.gradients.items():
+        assert torch.allclose(g, rest.gradients[name] * 13 / 16, atol=1e-12), name
+    assert torch.equal(masked.fired_F, rest.fired_F) and masked.active == rest.active
+    assert masked.squared_error == pytest.approx(float(rest.squared_error))

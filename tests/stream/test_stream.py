@@ -143,8 +143,11 @@ def test_records_are_views_and_survive_ipc():
         item_batch(rows.astype(np.float64))
 
 
-def test_batches_do_not_share_memory_with_the_stream(harvester):
-    again = reader(harvester)
+def test_batches_share_no_memory_with_a_source_that_is_not_private(harvester):
+    """Ray's segments are views of the object store, which torch would let anybody overwrite."""
+    shared = LocalSource(harvester)
+    shared.private = False
+    again = RowReader(shared, ORDER, "mlp.post")
     first = again.rows(0, 10)
     kept = first.clone()
     first.zero_()
