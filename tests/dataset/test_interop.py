@@ -164,6 +164,8 @@ def test_bad_sources_are_one_line_each(x, tmp_path, capfd):
     header = json.dumps({"a": {"dtype": "F32", "shape": [100, 4], "data_offsets": [0, 1600]}}).encode()
     (tmp_path / "short.safetensors").write_bytes(len(header).to_bytes(8, "little") + header + b"\0" * 16)
     refused(tmp_path / "short.safetensors", "tensor 'a' cannot be read")
+    (tmp_path / "short.safetensors").write_bytes(len(header).to_bytes(8, "little") + header.replace(b"1600", b"1604") + b"\0" * 1604)
+    refused(tmp_path / "short.safetensors", r"tensor 'a' cannot be read: F32 \[100, 4\] in 1604 bytes")
     (tmp_path / "bad.arrow").write_bytes(b"no arrow")
     refused(tmp_path / "bad.arrow", "not an Arrow stream")
     refused(tmp_path, "holds .arrow, .npy, .safetensors files; give one kind")
