@@ -17,6 +17,8 @@ SMALL = (
     "train.resample_steps=[100,200]",
     "train.resample_window=50",
     "corpus.max_tokens=1_000_000",
+    "evaluate.rows=8192",  # batches of an evaluation are as large as ever
+    "evaluate.contexts=16",
     "learner.threads=1",  # changes no peak, and two threads wait for each other on a machine that is shared
 )
 LARGE = ("train.batch_size=8192", "train.steps=60", "train.resample_steps=[20,40]", "sae.expansion_factor=[1,8]")
