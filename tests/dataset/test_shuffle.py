@@ -330,7 +330,11 @@ def test_laws_of_a_plan(rows, width, memory, tasks, shard_rows):
             assert plan.fan_outs[level - 1] * 2**20 <= max(plan.buffer_rows * row_bytes, 2 * 2**20)
     assert plan.unit(last) * row_bytes <= plan.task_bytes
     assert plan.unit(last) % shard_rows == 0 or plan.buckets(last) == 1
-    assert task_costs(row_bytes, shard_rows).base < plan.task_bytes
+    costs, each = task_costs(row_bytes, shard_rows), memory // tasks
+    assert costs.base + plan.unit(last) * row_bytes + costs.write <= each  # a whole bucket, and a file of it
+    if last:
+        assert plan.buffer_rows >= min(rows, costs.block_rows)
+        assert costs.base + plan.buffer_rows * row_bytes + costs.source <= each
 
 
 def test_the_arithmetic_of_the_docstring():
