@@ -286,6 +286,8 @@ def test_memory_and_s3_stores(tmp_path, s3_url):
 def test_impossible_ones_are_refused_with_the_numbers(source, tmp_path):
     with pytest.raises(InputError, match=r"memory=512 MiB: tasks=8 at once need .* MiB, .* MiB each: .*fewer tasks"):
         plan_shuffle(10**9, 2056, 512 * 2**20, 8, 24576)
+    with pytest.raises(InputError, match="to split a block of 8,192 rows"):  # a task would hold half of one
+        plan_shuffle(10**6, 80_008, task_costs(80_008, 64).base + 5 * 8192 * 80_008 // 2, 1, 64)
     with pytest.raises(InputError, match="tasks=0"):
         plan_shuffle(10, 28, 10**9, 0, 10)
     with pytest.raises(InputError, match="seed=-1"):
