@@ -24,6 +24,8 @@ STOP_WAIT_S = 90
 """How long a stopped job may take to write its checkpoints before Ray kills it."""
 ENDED = ("SUCCEEDED", "FAILED", "STOPPED")
 POLL_S = 1.0
+READY_WAIT_S = 60
+"""How long a head may need after its start until it takes jobs."""
 
 
 def submit(job: SweepJob, address: str, wait: bool, say: Callable[[str], None]) -> int:
@@ -33,7 +35,8 @@ def submit(job: SweepJob, address: str, wait: bool, say: Callable[[str], None]) 
     client = _client(address)
     with tempfile.TemporaryDirectory() as directory:
         (Path(directory) / JOB_FILE).write_text(OmegaConf.to_yaml(OmegaConf.create(plain)))
-        client.submit_job(
+        _submit(
+            client,
             entrypoint=f"{_python(address)} -m monosem sweep {JOB_FILE} --address auto",
             submission_id=job_id,
             entrypoint_num_cpus=0,
@@ -84,6 +87,19 @@ def stop(job_id: str, address: str) -> str:
             raise MonosemError(f"{job_id} has not stopped within {STOP_WAIT_S + 30} s")
         time.sleep(POLL_S)
     return f"{job_id} stopped; submit the same job again to resume it"
+
+
+def _submit(client, **job) -> None:
+    """Hand the job over; a head that has just started may need a moment until it takes one."""
+    deadline = time.monotonic() + READY_WAIT_S
+    while True:
+        try:
+            client.submit_job(**job)
+            return
+        except RuntimeError as error:
+            if "No available agent" not in str(error) or time.monotonic() > deadline:
+                raise MonosemError(f"the cluster does not take the job: {str(error).splitlines()[0]}") from error
+        time.sleep(POLL_S)
 
 
 def _follow(client, job_id: str, say: Callable[[str], None]) -> int:

@@ -19,6 +19,8 @@ MIB, GIB = 2**20, 2**30
 BASE = {"inline": 520 * MIB, "driver": 480 * MIB, "actor": 330 * MIB, "ray": 470 * MIB}
 """Libraries loaded and nothing done: the one process of --inline, the driver, an actor, Ray's own processes."""
 FLOAT = 4
+LEAST_STORE = 96 * MIB
+"""Ray takes no object store below 75 MiB."""
 
 
 @dataclass(frozen=True)
@@ -115,7 +117,7 @@ def evaluation_bytes(s: Shapes, runs: Sequence[RunSpec]) -> int:
 def object_store_bytes(s: Shapes) -> int:
     """What the stream keeps in Ray's object store: parts of two windows, and items on their way."""
     items = 4 * s.job.stream.workers * s.job.stream.shards * s.item_bytes
-    return 2 * (s.ahead + 3) * s.segment_bytes + items + 64 * MIB
+    return 2 * (s.ahead + 3) * s.segment_bytes + items + LEAST_STORE
 
 
 def memory_plan(s: Shapes, packs: Sequence[Sequence[RunSpec]], inline: bool, keeps: bool) -> list[Need]:
