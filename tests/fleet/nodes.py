@@ -48,16 +48,15 @@ class Nodes:
         )
 
         def there() -> bool:
-            done = subprocess.run(
-                [sys.executable, "-c", code], env=self.environment, capture_output=True, text=True, timeout=60
-            )
+            try:
+                done = subprocess.run(
+                    [sys.executable, "-c", code], env=self.environment, capture_output=True, text=True, timeout=60
+                )
+            except subprocess.TimeoutExpired:
+                return False
             return f"nodes {nodes}" in done.stdout
 
-        wait_until(there)
-
-    def kill(self, number: int) -> None:
-        """SIGKILL a node: its raylet and everything on it."""
-        kill_tree(self.processes[number].pid)
+        wait_until(there, seconds=240)
 
     def stop(self) -> None:
         for process in self.processes:

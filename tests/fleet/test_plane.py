@@ -2,7 +2,6 @@
 
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -10,7 +9,7 @@ import pytest
 from monosem.stages.listing import all_rows
 from monosem.store.plain import unpack_json
 from monosem.store.store import open_store
-from tests.conftest import digests, run_cli
+from tests.conftest import run_cli
 from tests.fleet.nodes import Nodes, two_nodes
 from tests.fleet.processes import wait_until
 
@@ -32,7 +31,7 @@ def start(nodes: Nodes, verb: str, *arguments: object, **environment: str) -> su
 
 
 def finish(process: subprocess.Popen) -> str:
-    out, _ = process.communicate(timeout=240)
+    out, _ = process.communicate(timeout=400)
     assert process.returncode == 0, out
     return out
 
@@ -101,13 +100,13 @@ def test_on_a_real_s3_server(job, inline, s3_url):
     assert run_cli("harvest", job, f"store={s3_url}", "dataset.codec=zstd", "--inline") == 0
     command = [sys.executable, "-m", "monosem", "sweep", job, f"store={s3_url}"]
     rows = f"stream.from={s3_url}/activations/tiny"
-    done = subprocess.run([*map(str, command), rows], capture_output=True, text=True, timeout=240)
+    done = subprocess.run([*map(str, command), rows], capture_output=True, text=True, timeout=400)
     assert done.returncode == 0, done.stdout + done.stderr
     assert records(s3_url) == inline
 
 
 def test_workers_added_and_taken_away_while_it_runs(nodes, job, tmp_path):
-    more = ("train.steps=1500", "learner.pack_parameters=0")
+    more = ("train.steps=500", "learner.pack_parameters=0")
     assert run_cli("sweep", job, f"store={tmp_path / 'inline'}", *more, "--inline") == 0
     store = tmp_path / "store"
     process = start(nodes, "sweep", job, f"store={store}", *more, "stream.shards=2")
@@ -118,19 +117,3 @@ def test_workers_added_and_taken_away_while_it_runs(nodes, job, tmp_path):
     assert "3 model workers asked for, 1 there" in out
     assert records(store) == records(tmp_path / "inline")
     assert run_cli("scale", f"{store}/tiny", "--workers", 2) == 2  # it has ended
-
-
-def test_a_node_that_dies_leaves_no_trace(job, tmp_path):
-    """Not the shared cluster: it would be one node short afterwards."""
-    more = ("train.steps=1500", "learner.pack_parameters=0", "stream.workers=3", "stream.shards=2")
-    assert run_cli("sweep", job, f"store={tmp_path / 'inline'}", *more, "--inline") == 0
-    (tmp_path / "n").mkdir()
-    with two_nodes(tmp_path / "n") as nodes:
-        process = start(nodes, "sweep", job, f"store={tmp_path / 'store'}", *more)
-        wait_until(lambda: any((tmp_path / "store").rglob("checkpoints/log/*.json")))
-        time.sleep(1)
-        nodes.kill(1)
-        out = finish(process)
-    assert "died" in out and "starting a successor" in out
-    assert records(tmp_path / "store") == records(tmp_path / "inline")
-    assert digests(tmp_path / "store") == digests(tmp_path / "inline")
