@@ -20,20 +20,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from monosem.host.model import Edits, UnknownHookPoint, captured
+from monosem.host.points import POINTS, TRANSFORMER_LENS
 
-HOOK_POINTS = ("resid_pre", "attn.z", "attn.out", "resid_mid", "mlp.pre", "mlp.post", "mlp.out", "resid_post")
-
-TRANSFORMER_LENS = {
-    "resid_pre": "hook_resid_pre",
-    "attn.z": "attn.hook_z",
-    "attn.out": "hook_attn_out",
-    "resid_mid": "hook_resid_mid",
-    "mlp.pre": "mlp.hook_pre",
-    "mlp.post": "mlp.hook_post",
-    "mlp.out": "hook_mlp_out",
-    "resid_post": "hook_resid_post",
-}
-"""What TransformerLens calls the hook points of a block."""
+HOOK_POINTS = POINTS
 
 
 @dataclass(frozen=True)

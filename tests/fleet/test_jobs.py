@@ -14,22 +14,13 @@ import pytest
 from monosem.stages.listing import all_rows
 from monosem.store.store import open_store
 from tests.conftest import digests, run_cli
+from tests.fleet.nodes import free_ports
 from tests.fleet.processes import kill_tree, wait_until
 
 LONG = ("train.steps=400", "train.resample_steps=[60,120]", "train.checkpoint_every=20")
 
 LONGER = ("train.steps=2500", *LONG[1:])
 """Long enough that the job is still running when a command that takes seconds to start reaches it."""
-
-
-def free_ports(n: int) -> list[int]:
-    sockets = [socket.socket() for _ in range(n)]
-    for s in sockets:
-        s.bind(("127.0.0.1", 0))
-    ports = [s.getsockname()[1] for s in sockets]
-    for s in sockets:
-        s.close()
-    return ports
 
 
 @pytest.fixture(scope="module")
