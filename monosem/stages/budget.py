@@ -18,6 +18,7 @@ from monosem.stages.spec import RunSpec, SweepSpec
 MIB, GIB = 2**20, 2**30
 BASE = {"inline": 520 * MIB, "driver": 480 * MIB, "actor": 330 * MIB, "ray": 470 * MIB}
 """Libraries loaded and nothing done: the one process of --inline, the driver, an actor, Ray's own processes."""
+LEARNER_KNOBS = "sae.expansion_factor, train.batch_size, learner.slots"
 FLOAT = 4
 LEAST_STORE = 96 * MIB
 """Ray takes no object store below 75 MiB."""
@@ -25,11 +26,12 @@ LEAST_STORE = 96 * MIB
 
 @dataclass(frozen=True)
 class Need:
-    """`count` processes of `bytes` each."""
+    """`count` processes of `bytes` each; `knobs` are the fields of the job file that make them larger or smaller."""
 
     name: str
     count: int
     bytes: int
+    knobs: str
 
     @property
     def total(self) -> int:
@@ -129,20 +131,22 @@ def memory_plan(s: Shapes, packs: Sequence[Sequence[RunSpec]], inline: bool, kee
         runs = [run for pack in packs for run in pack]
         need = BASE["inline"] + (learner_bytes(s, runs, total_width) if runs else s.host_bytes)
         need += (waiting_bytes(s) + forward_bytes(s) + shared_bytes(s) if live else 0) + file * total_width
-        return [Need("this process", 1, need)]
-    needs = [Need("driver", 1, BASE["driver"]), Need("Ray's own processes", 1, BASE["ray"])]
+        knobs = f"{LEARNER_KNOBS}, stream.shuffle_rows" if runs else "stream.shuffle_rows"
+        return [Need("this process", 1, need, knobs)]
+    needs = [Need("driver", 1, BASE["driver"], ""), Need("Ray's own processes", 1, BASE["ray"], "")]
     if live:
         needs += [
-            Need("object store", 1, object_store_bytes(s)),
-            Need("model worker", stream.workers, BASE["actor"] + s.host_bytes + forward_bytes(s)),
-            Need("buffer shard", stream.shards, BASE["actor"] + shard_bytes(s)),
+            Need("object store", 1, object_store_bytes(s), "stream.ahead_rows, stream.shuffle_rows"),
+            Need("model worker", stream.workers, BASE["actor"] + s.host_bytes + forward_bytes(s), "stream.workers"),
+            Need("buffer shard", stream.shards, BASE["actor"] + shard_bytes(s), "stream.shuffle_rows"),
         ]
     for pack in packs:
         width = s.widths[pack[0].hook_point]
         name = f"learner of {', '.join(run.name for run in pack)}"
-        needs.append(Need(name, 1, BASE["actor"] + learner_bytes(s, pack, width)))
+        needs.append(Need(name, 1, BASE["actor"] + learner_bytes(s, pack, width), LEARNER_KNOBS))
     if keeps:
-        needs += [Need(f"keeper of {name}", 1, BASE["actor"] + file * width) for name, width in s.widths.items()]
+        keeper = "dataset.shard_rows"
+        needs += [Need(f"keeper of {name}", 1, BASE["actor"] + file * w, keeper) for name, w in s.widths.items()]
     return needs
 
 
@@ -153,8 +157,7 @@ def check_memory(needs: Sequence[Need], have: int) -> str:
     if total > have:
         largest = max(needs, key=lambda n: n.total)
         raise InputError(
-            f"sae.expansion_factor, stream.shuffle_rows: the sweep needs {total / GIB:,.1f} GiB of memory, most for "
-            f"{largest.name} ({largest.total / GIB:,.1f}); this machine has {have / GIB:,.1f}. Use smaller factors, a "
-            "smaller train.batch_size or stream.shuffle_rows, or more learner.slots"
+            f"{largest.knobs or 'job'}: the sweep needs {total / GIB:,.1f} GiB of memory, most for {largest.name} "
+            f"({largest.count:,} x {largest.bytes / GIB:,.2f}); this machine has {have / GIB:,.1f}"
         )
     return f"memory plan, GiB: {', '.join(parts)}; {total / GIB:.1f} of {have / GIB:.1f}"

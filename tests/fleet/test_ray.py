@@ -1,5 +1,6 @@
 """Sweeps on a real Ray: any number of actors, and deaths of each kind, end with the inline run's bits."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -79,6 +80,13 @@ def test_sigterm_leaves_checkpoints_and_exit_code_3(tiny_job, tmp_path):
 
 
 def test_too_many_actors_for_the_cluster_is_an_input_error(tiny_job, tmp_path):
-    process = start(tiny_job, f"store={tmp_path / 'store'}", "stream.workers=4000")
-    out, _ = process.communicate(timeout=90)
+    """Five workers share a CPU, so this is one shard and one learner too many, on little memory."""
+    process = start(tiny_job, f"store={tmp_path / 'store'}", f"stream.workers={5 * os.cpu_count()}")
+    out, _ = process.communicate(timeout=120)
     assert process.returncode == 2 and "the cluster has" in out
+
+
+def test_more_workers_than_memory_are_refused_before_ray_starts(tiny_job, tmp_path):
+    process = start(tiny_job, f"store={tmp_path / 'store'}", "stream.workers=4096")
+    out, _ = process.communicate(timeout=120)
+    assert process.returncode == 2 and out.startswith("monosem: stream.workers: the sweep needs ")
