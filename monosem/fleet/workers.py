@@ -196,6 +196,9 @@ class BufferShard:
                 made = await worker.harvest.remote(item)
             except ray.exceptions.RayActorError:
                 continue  # the supervisor sends a replacement
+            except ray.exceptions.ObjectLostError:  # made, then lost with the node that held it
+                self.slots.put_nowait(number)
+                continue
             except BaseException:
                 self.slots.put_nowait(number)
                 raise

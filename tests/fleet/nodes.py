@@ -5,6 +5,7 @@ import secrets
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -48,6 +49,8 @@ class Nodes:
         )
 
         def there() -> bool:
+            ended = [p.args for p in self.processes if p.poll() is not None]
+            assert not ended, Path(self.log.name).read_text()
             try:
                 done = subprocess.run(
                     [sys.executable, "-c", code], env=self.environment, capture_output=True, text=True, timeout=60
@@ -57,6 +60,11 @@ class Nodes:
             return f"nodes {nodes}" in done.stdout
 
         wait_until(there, seconds=240)
+
+    def kill(self, node: int) -> None:
+        """SIGKILL everything on a node at once, as when a machine is lost."""
+        kill_tree(self.processes[node].pid)
+        self.processes[node].wait()
 
     def stop(self) -> None:
         for process in self.processes:
@@ -74,11 +82,13 @@ class Nodes:
 
 
 @contextmanager
-def two_nodes(directory: Path) -> Iterator[Nodes]:
-    nodes = Nodes(directory)
-    try:
-        nodes.start()
-        yield nodes
-    finally:
-        nodes.stop()
-        time.sleep(0.2)
+def two_nodes() -> Iterator[Nodes]:
+    """In a folder with a short name: a socket's path may have 107 bytes, and Ray adds 60 of its own."""
+    with tempfile.TemporaryDirectory(prefix="ms", ignore_cleanup_errors=True) as directory:
+        nodes = Nodes(Path(directory))
+        try:
+            nodes.start()
+            yield nodes
+        finally:
+            nodes.stop()
+            time.sleep(0.2)

@@ -2,67 +2,23 @@
 
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
-from monosem.stages.listing import all_rows
 from monosem.store.plain import unpack_json
-from monosem.store.store import open_store
 from tests.conftest import run_cli
-from tests.fleet.nodes import Nodes, two_nodes
+from tests.fleet.nodes import two_nodes
 from tests.fleet.processes import wait_until
+from tests.fleet.sweeps import finish, records, start
 
 LONG = ("train.steps=300", "train.resample_steps=[60,120]", "train.checkpoint_every=20")
 HOOKS = "host.hook_point=[mlp.post,resid_mid]"
 
 
 @pytest.fixture(scope="module")
-def nodes(tmp_path_factory):
-    with two_nodes(tmp_path_factory.mktemp("nodes")) as nodes:
+def nodes():
+    with two_nodes() as nodes:
         yield nodes
-
-
-def start(nodes: Nodes, verb: str, *arguments: object, **environment: str) -> subprocess.Popen:
-    command = [sys.executable, "-m", "monosem", verb, *map(str, arguments), "--address", nodes.address]
-    return subprocess.Popen(
-        command, env=nodes.environment | environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-    )
-
-
-def finish(process: subprocess.Popen) -> str:
-    out, _ = process.communicate(timeout=400)
-    assert process.returncode == 0, out
-    return out
-
-
-def records(store: object) -> dict[str, tuple]:
-    """What must not differ: tensors, the rows that were seen, and the masked ones."""
-    found = {}
-    for row in all_rows(open_store(str(store))):
-        record = unpack_json(open_store(row["uri"]).get("monosem.json"), "")
-        found[row["run"]] = (row["digest"], record["rows_digest"], record["masked_rows"])
-    return found
-
-
-@pytest.fixture(scope="module")
-def job(tiny_host, text_file, tmp_path_factory) -> Path:
-    path = tmp_path_factory.mktemp("job") / "job.yaml"
-    path.write_text(
-        f"""
-name: tiny
-host: {{model: {tiny_host}, hook_point: [mlp.post, resid_mid]}}
-corpus: {{source: {text_file}, context_length: 32, heldout_fraction: 0.1}}
-stream: {{rows_per_context: 16, shuffle_rows: 1024, contexts_per_item: 4, skip_positions: 1, skip_special: true}}
-sae: {{expansion_factor: [1, 4], l1_coefficient: 0.001}}
-train: {{steps: 300, batch_size: 64, lr: 0.003, resample_steps: [60, 120], resample_window: 10,
-         resample_rows: 256, init_rows: 256, checkpoint_every: 20, log_every: 5}}
-learner: {{threads: 1}}
-evaluate: {{contexts: 8, rows: 256}}
-track: {{wandb: disabled}}
-"""
-    )
-    return path
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,31 @@
+"""Sweeps on a test cluster: started from the command line, and what they leave."""
+
+import subprocess
+import sys
+
+from monosem.stages.listing import all_rows
+from monosem.store.plain import unpack_json
+from monosem.store.store import open_store
+from tests.fleet.nodes import Nodes
+
+
+def start(nodes: Nodes, verb: str, *arguments: object, **environment: str) -> subprocess.Popen:
+    command = [sys.executable, "-m", "monosem", verb, *map(str, arguments), "--address", nodes.address]
+    return subprocess.Popen(
+        command, env=nodes.environment | environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
+
+
+def finish(process: subprocess.Popen) -> str:
+    out, _ = process.communicate(timeout=400)
+    assert process.returncode == 0, out
+    return out
+
+
+def records(store: object) -> dict[str, tuple]:
+    """What must not differ: tensors, the rows that were seen, and the masked ones."""
+    found = {}
+    for row in all_rows(open_store(str(store))):
+        record = unpack_json(open_store(row["uri"]).get("monosem.json"), "")
+        found[row["run"]] = (row["digest"], record["rows_digest"], record["masked_rows"])
+    return found
