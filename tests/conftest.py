@@ -6,6 +6,8 @@ os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
 os.environ["WANDB_MODE"] = "offline"
 os.environ.pop("WANDB_API_KEY", None)
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -69,6 +71,27 @@ track: {{wandb: disabled}}
 """
     )
     return path
+
+
+class Killed(BaseException):
+    """Stands for the death of the process: nothing may catch it."""
+
+
+@contextmanager
+def dying_after(step: int, run: str | None = None) -> Iterator[None]:
+    """The process "dies" inside: when `run` (any of them if None) has made `step` steps."""
+    from monosem.learn.run import Run
+
+    original = Run.train_step
+
+    def train_step(self, x, digest):
+        original(self, x, digest)
+        if self.step == step and run in (None, self.name):
+            raise Killed
+
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(Killed):
+        patch.setattr(Run, "train_step", train_step)
+        yield
 
 
 def run_cli(*args: object) -> int:

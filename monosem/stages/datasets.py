@@ -66,14 +66,6 @@ def export_dataset(uri: str, directory: str, say: Say) -> int:
     return 0
 
 
-def describe_dataset(uri: str) -> dict:
-    """The manifest of a dataset without its list of files, plain: ready for JSON."""
-    dataset = open_dataset(uri)
-    plain = {k: v for k, v in dataset.manifest.as_json().items() if k not in ("shards", "format", "version")}
-    shards = dataset.manifest.shards
-    return {"uri": dataset.uri, **plain, "files": len(shards), "bytes": sum(s.bytes for s in shards)}
-
-
 def _check_codec(codec: str) -> None:
     if codec not in CODECS:
         raise InputError(f"codec={codec!r}: must be one of {', '.join(CODECS)}")

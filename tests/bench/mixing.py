@@ -1,9 +1,9 @@
 """What the order of the rows is worth: the same rows, trained on in three orders, and the held-out FVU of each.
 
-    python tests/bench/mixing.py [--rows 600000] [--factors 1,4] [--dir DIR]
+    python tests/bench/mixing.py [--rows 600000] [--factors 1,4] [--seeds 2] [--shuffle-rows N] [--dir DIR]
 
 Harvests the bundled host at mlp.post, writes the rows again as datasets in three orders -- the stream's own, a
-perfect shuffle, and as they lie in the text -- and trains dictionaries of each factor, two seeds each, on each dataset.
+perfect shuffle, and as they lie in the text -- and trains dictionaries of each factor and seed on each dataset.
 Prints a table and one JSON line. Goal: the stream within 1 % of the perfect shuffle, the text's order visibly worse.
 """
 
@@ -43,7 +43,6 @@ def command(verb: str, name: str, directory: Path, rows: int, *more: str) -> Non
         f"train.batch_size={BATCH}",
         "train.resample_steps=[]",
         f"train.checkpoint_every={steps}",
-        "sae.seed=[0,1]",
         "track.wandb=disabled",
         "learner.threads=1",
         f"corpus.max_tokens={int(rows * 2.4)}",  # half of a context's positions are used, some rows never come
@@ -53,23 +52,23 @@ def command(verb: str, name: str, directory: Path, rows: int, *more: str) -> Non
         raise SystemExit(f"monosem {verb} {name} failed")
 
 
-def text_order(directory: Path, rows: int) -> np.ndarray:
+def text_order(directory: Path, rows: int, shuffle: str) -> np.ndarray:
     """The rows of the stream sorted by context of the token index, then by place in it."""
-    overrides = [f"store={directory / 'store'}", f"corpus.max_tokens={int(rows * 2.4)}"]
+    overrides = [f"store={directory / 'store'}", f"corpus.max_tokens={int(rows * 2.4)}", shuffle]
     job = load_job(SweepJob, JOB, overrides)
     store = open_store(job.store)
     found = origin(make_harvester(prepare_stream(job, store), store).text, np.arange(rows))
     return np.lexsort((found.token, found.context, found.epoch))
 
 
-def write_orders(directory: Path, rows: int) -> None:
+def write_orders(directory: Path, rows: int, shuffle: str) -> None:
     """The rows [0, rows) of the stream as three datasets."""
     source = open_dataset(str(directory / "source"), HOOK_POINT)
     whole = DatasetRows(source).rows(0, rows).numpy()
     places = {
         "stream": np.arange(rows),
         "perfect": np.random.default_rng(0).permutation(rows),
-        "sequential": text_order(directory, rows),
+        "sequential": text_order(directory, rows, shuffle),
     }
     for name in ORDERS:
         plan = Plan(whole.shape[1], rows, 0, "raw", 65536, {"kind": "file", "of": source.manifest.digest})
@@ -79,13 +78,15 @@ def write_orders(directory: Path, rows: int) -> None:
         writer.finish()
 
 
-def measure(directory: Path, rows: int, factors: str) -> dict[str, dict[str, float]]:
+def measure(directory: Path, rows: int, shuffle: str, factors: str, seeds: int) -> dict[str, dict[str, float]]:
     """Held-out FVU by order, by run."""
-    command("harvest", "source", directory, rows, f"stream.tee={directory / 'source'}", f"dataset.rows={rows}")
-    write_orders(directory, rows)
+    tee = (f"stream.tee={directory / 'source'}", f"dataset.rows={rows}")
+    command("harvest", "source", directory, rows, shuffle, *tee)
+    write_orders(directory, rows, shuffle)
+    runs = (f"sae.expansion_factor=[{factors}]", f"sae.seed={list(range(seeds))}")
     found = {}
     for name in ORDERS:
-        command("sweep", name, directory, rows, f"stream.from={directory / name}", f"sae.expansion_factor=[{factors}]")
+        command("sweep", name, directory, rows, f"stream.from={directory / name}", *runs)
         table = run_rows(open_store(str(directory / "store")), name)
         found[name] = {row["run"]: row["fvu"] for row in table}
     return found
@@ -95,10 +96,13 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--rows", type=int, default=600_000)
     parser.add_argument("--factors", default="1,4")
+    parser.add_argument("--seeds", type=int, default=2)
+    parser.add_argument("--shuffle-rows", type=int, help="rows that the shuffle keeps; else as in the job file")
     parser.add_argument("--dir", help="keep everything there; else a temporary folder")
     args = parser.parse_args()
+    shuffle = f"stream.shuffle_rows={args.shuffle_rows or load_job(SweepJob, JOB, []).stream.shuffle_rows}"
     with tempfile.TemporaryDirectory() as temporary:
-        fvu = measure(Path(args.dir or temporary), args.rows, args.factors)
+        fvu = measure(Path(args.dir or temporary), args.rows, shuffle, args.factors, args.seeds)
     perfect = fvu["perfect"]
     sys.stdout.write(f"{'order':12}{''.join(f'{run:>14}' for run in perfect)}{'against perfect':>18}\n")
     ratios = {}
@@ -106,7 +110,7 @@ def main() -> None:
         ratios[name] = statistics.mean(runs[run] / perfect[run] for run in perfect)
         cells = "".join(f"{value:14.4f}" for value in runs.values())
         sys.stdout.write(f"{name:12}{cells}{ratios[name]:18.4f}\n")
-    sys.stdout.write(json.dumps({"rows": args.rows, "batch": BATCH, "fvu": fvu, "against perfect": ratios}) + "\n")
+    sys.stdout.write(json.dumps({"rows": args.rows, "shuffle": shuffle, "batch": BATCH, "fvu": fvu, "against perfect": ratios}) + "\n")
 
 
 if __name__ == "__main__":

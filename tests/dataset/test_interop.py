@@ -13,7 +13,7 @@ from monosem.dataset import foreign
 from monosem.dataset.interop import export_huggingface, import_dataset
 from monosem.dataset.manifest import open_dataset
 from monosem.errors import InputError
-from monosem.stages.datasets import describe_dataset, parse_bytes
+from monosem.stages.datasets import parse_bytes
 from monosem.store.store import LocalStore
 from tests.conftest import run_cli
 from tests.dataset.test_shuffle import WIDTH, Killed, content, read_plain, same_bits, shuffled, write_source
@@ -226,10 +226,9 @@ def test_the_verbs(x, tmp_path, capfd):
     assert run_cli("shuffle", tmp_path / "rows", tmp_path / "mixed", "--seed", 4, "--inline", "--memory", "512MiB") == 0
     out = capfd.readouterr().out
     assert "60 rows x 7, 1 files" in out and "passes 1" in out
-    told = describe_dataset(str(tmp_path / "mixed"))
-    assert told["rows"] == 60 and told["order"]["shuffled"]["seed"] == 4 and told["files"] == 1
-    assert told["lineage"]["source"]["order"]["imported"]["files"] == 1
-    json.dumps(told)
+    made = open_dataset(str(tmp_path / "mixed")).manifest
+    assert made.rows == 60 and made.order["shuffled"]["seed"] == 4 and len(made.shards) == 1
+    assert made.lineage["source"]["order"]["imported"]["files"] == 1
     for arguments, message in [
         (("shuffle", tmp_path / "rows", tmp_path / "n", "--memory", "much"), "memory='much': a number of bytes"),
         (("shuffle", tmp_path / "rows", tmp_path / "n", "--memory", "1MiB", "--inline"), "give more memory or fewer tasks"),

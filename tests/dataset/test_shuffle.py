@@ -22,6 +22,7 @@ from monosem.dataset.writer import DatasetWriter, Plan
 from monosem.errors import InputError, IntegrityError, StoreError
 from monosem.rows.permute import SHUFFLE, Feistel
 from monosem.store.store import LocalStore, open_store
+from tests.conftest import Killed
 
 ROWS, WIDTH = 1000, 5
 TINY = Costs(base=0, source=0, block_rows=16, write=0, read=0, piece=84)
@@ -109,10 +110,6 @@ def test_memory_and_tasks_change_nothing(source, tmp_path, memory, tasks):
 def test_another_seed_is_another_order(source, tmp_path):
     a, b = (read_all(shuffled(source, tmp_path / str(seed), seed=seed))[1] for seed in (1, 2))
     assert not np.array_equal(a, b) and np.array_equal(np.sort(a), np.sort(b))
-
-
-class Killed(BaseException):
-    pass
 
 
 def killed_at(count: int, kind: type, level: int, method: str):

@@ -1,34 +1,15 @@
 """A process that makes other bits than the sweep began with is not let in."""
 
-import pytest
 import torch
 
 from monosem.host.transformer import OneLayerTransformer
 from monosem.store.plain import pack_json, unpack_json
-from tests.conftest import digests, run_cli
-
-
-def half_done(tiny_job, monkeypatch) -> None:
-    from monosem.learn.run import Run
-
-    original = Run.train_step
-
-    class Killed(BaseException):
-        pass
-
-    def die(self, x, digest):
-        original(self, x, digest)
-        if self.step == 25:
-            raise Killed
-
-    with monkeypatch.context() as patch:
-        patch.setattr(Run, "train_step", die)
-        with pytest.raises(Killed):
-            run_cli("sweep", tiny_job, "--inline")
+from tests.conftest import digests, dying_after, run_cli
 
 
 def test_a_sweep_is_not_mixed_from_two_kinds_of_numbers(tiny_job, tmp_path, monkeypatch, capfd):
-    half_done(tiny_job, monkeypatch)
+    with dying_after(25):
+        run_cli("sweep", tiny_job, "--inline")
     with monkeypatch.context() as patch:
         capture = OneLayerTransformer.capture
         patch.setattr(
@@ -45,7 +26,8 @@ def test_a_sweep_is_not_mixed_from_two_kinds_of_numbers(tiny_job, tmp_path, monk
 
 
 def test_the_message_says_what_changed(tiny_job, tmp_path, monkeypatch, capfd):
-    half_done(tiny_job, monkeypatch)
+    with dying_after(25):
+        run_cli("sweep", tiny_job, "--inline")
     path = tmp_path / "store/sweeps/tiny/canary.json"
     record = unpack_json(path.read_bytes(), "")
     assert record["numerics"]["torch"] == torch.__version__

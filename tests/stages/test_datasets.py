@@ -11,13 +11,9 @@ from monosem.host.transformer import OneLayerTransformer
 from monosem.stages.listing import all_rows
 from monosem.store.plain import unpack_json
 from monosem.store.store import open_store
-from tests.conftest import digests, run_cli
+from tests.conftest import Killed, digests, dying_after, run_cli
 
 TWO = "host.hook_point=[mlp.post,resid_mid]"
-
-
-class Killed(BaseException):
-    pass
 
 
 def record(store, run: str) -> dict:
@@ -62,22 +58,11 @@ def test_a_dataset_gives_the_bits_of_the_stream(rows, tmp_path, codec):
         assert record(live, run)["rows_digest"] == record(tmp_path / "b", run)["rows_digest"]
 
 
-def test_a_live_sweep_goes_on_from_a_dataset_and_back(rows, tmp_path, monkeypatch):
+def test_a_live_sweep_goes_on_from_a_dataset_and_back(rows, tmp_path):
     """The same rows from another place are the same sweep."""
-    from monosem.learn.run import Run
-
     job, live, dataset = rows
-    original = Run.train_step
-
-    def die(self, x, digest):
-        original(self, x, digest)
-        if self.step == 25:
-            raise Killed
-
-    with monkeypatch.context() as patch:
-        patch.setattr(Run, "train_step", die)
-        with pytest.raises(Killed):
-            run_cli("sweep", job, TWO, f"store={tmp_path}", "--inline")
+    with dying_after(25):
+        run_cli("sweep", job, TWO, f"store={tmp_path}", "--inline")
     assert run_cli("sweep", job, TWO, f"store={tmp_path}", f"stream.from={dataset}", "--inline") == 0
     assert digests(tmp_path) == digests(live)
 
@@ -105,22 +90,11 @@ def test_a_harvest_killed_before_any_write_goes_on(rows, tmp_path, monkeypatch, 
     assert (tmp_path / "tee/mlp.post/manifest.json").read_bytes() == (dataset / "mlp.post/manifest.json").read_bytes()
 
 
-def test_a_tee_that_was_killed_is_whole_in_the_end(rows, tmp_path, monkeypatch):
-    from monosem.learn.run import Run
-
+def test_a_tee_that_was_killed_is_whole_in_the_end(rows, tmp_path):
     job, _, dataset = rows
-    original = Run.train_step
-
-    def die(self, x, digest):
-        original(self, x, digest)
-        if self.step == 35:
-            raise Killed
-
     arguments = ("sweep", job, TWO, f"store={tmp_path / 's'}", f"stream.tee={tmp_path / 'tee'}", "--inline")
-    with monkeypatch.context() as patch:
-        patch.setattr(Run, "train_step", die)
-        with pytest.raises(Killed):
-            run_cli(*arguments)
+    with dying_after(35):
+        run_cli(*arguments)
     assert run_cli(*arguments) == 0
     for point in ("mlp.post", "resid_mid"):
         assert (tmp_path / f"tee/{point}/manifest.json").read_bytes() == (dataset / point / "manifest.json").read_bytes()

@@ -6,8 +6,7 @@ import torch
 from moto.server import ThreadedMotoServer
 
 import monosem
-from monosem.learn.run import Run
-from tests.conftest import digests, run_cli
+from tests.conftest import digests, dying_after, run_cli
 
 
 @pytest.fixture
@@ -24,23 +23,10 @@ def s3(monkeypatch):
     server.stop()
 
 
-class Killed(BaseException):
-    pass
-
-
-def test_sweep_kill_resume_and_pull_on_s3(tiny_job, tmp_path, s3, monkeypatch, capfd):
+def test_sweep_kill_resume_and_pull_on_s3(tiny_job, tmp_path, s3, capfd):
     assert run_cli("sweep", tiny_job, "--inline") == 0
-    original = Run.train_step
-
-    def die(self, x, digest):
-        original(self, x, digest)
-        if self.step == 25:
-            raise Killed
-
-    with monkeypatch.context() as patch:
-        patch.setattr(Run, "train_step", die)
-        with pytest.raises(Killed):
-            run_cli("sweep", tiny_job, f"store={s3}", "--inline")
+    with dying_after(25):
+        run_cli("sweep", tiny_job, f"store={s3}", "--inline")
     assert run_cli("sweep", tiny_job, f"store={s3}", "--inline") == 0
     assert digests(s3) == digests(tmp_path / "store")
     assert run_cli("pull", f"{s3}/sweeps/tiny/runs/4x", tmp_path / "mine") == 0

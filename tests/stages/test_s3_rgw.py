@@ -1,31 +1,16 @@
 """A whole sweep on a real S3 server ends with the local one's bits, also when it dies on the way."""
 
-import pytest
 import torch
 
 import monosem
-from monosem.learn.run import Run
 from monosem.store.store import open_store
-from tests.conftest import digests, run_cli
+from tests.conftest import digests, dying_after, run_cli
 
 
-class Killed(BaseException):
-    """Stands for the death of the process: nothing may catch it."""
-
-
-def test_sweep_kill_resume_and_pull(tiny_job, tmp_path, rgw, s3_url, monkeypatch, capfd):
+def test_sweep_kill_resume_and_pull(tiny_job, tmp_path, rgw, s3_url, capfd):
     assert run_cli("sweep", tiny_job, "--inline") == 0
-    original = Run.train_step
-
-    def die(self, x, digest):
-        original(self, x, digest)
-        if self.step == 25:
-            raise Killed
-
-    with monkeypatch.context() as patch:
-        patch.setattr(Run, "train_step", die)
-        with pytest.raises(Killed):
-            run_cli("sweep", tiny_job, f"store={s3_url}", "--inline")
+    with dying_after(25):
+        run_cli("sweep", tiny_job, f"store={s3_url}", "--inline")
     assert open_store(s3_url).list("sweeps/tiny/runs/4x/checkpoints/log"), "nothing to resume from"
     assert run_cli("sweep", tiny_job, f"store={s3_url}", "--inline") == 0
     assert digests(s3_url) == digests(tmp_path / "store") and len(digests(s3_url)) == 2

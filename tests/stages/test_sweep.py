@@ -15,7 +15,7 @@ import monosem
 from monosem.learn.run import Run
 from monosem.stages.listing import COLUMNS, all_rows
 from monosem.store.store import open_store
-from tests.conftest import digests, run_cli
+from tests.conftest import Killed, digests, dying_after, run_cli
 
 
 @pytest.fixture
@@ -70,23 +70,10 @@ def test_other_seeds_have_other_bits(tiny_job, tmp_path, undisturbed):
         assert not set(digests(tmp_path / str(number)).values()) & set(undisturbed.values())
 
 
-class Killed(BaseException):
-    """Stands for the death of the process: nothing may catch it."""
-
-
 @pytest.mark.parametrize("step", [1, 9, 10, 11, 20, 21, 41, 59, 60])
-def test_dying_at_any_step_changes_no_bit(tiny_job, tmp_path, undisturbed, monkeypatch, step):
-    original = Run.train_step
-
-    def die(self, x, digest):
-        original(self, x, digest)
-        if self.step == step and self.name == "4x":
-            raise Killed
-
-    monkeypatch.setattr(Run, "train_step", die)
-    with pytest.raises(Killed):
+def test_dying_at_any_step_changes_no_bit(tiny_job, tmp_path, undisturbed, step):
+    with dying_after(step, "4x"):
         run_cli("sweep", tiny_job, "--inline")
-    monkeypatch.undo()
     assert run_cli("sweep", tiny_job, "--inline") == 0
     assert digests(tmp_path / "store") == undisturbed
     lines = (tmp_path / "store/sweeps/tiny/runs/4x/metrics.jsonl").read_text().splitlines()
@@ -154,14 +141,9 @@ def test_a_polite_signal_leaves_a_checkpoint_and_exit_code_3(tiny_job, tmp_path,
     assert process.returncode == 3 and "monosem: stopped at step" in out and "Traceback" not in out
 
 
-def test_resume_needs_only_the_store(tiny_job, tmp_path, undisturbed, monkeypatch):
-    def die(self, x, digest):
-        raise Killed
-
-    monkeypatch.setattr(Run, "train_step", die)
-    with pytest.raises(Killed):
+def test_resume_needs_only_the_store(tiny_job, tmp_path, undisturbed):
+    with dying_after(1):
         run_cli("sweep", tiny_job, "--inline")
-    monkeypatch.undo()
     tiny_job.unlink()
     assert run_cli("resume", tmp_path / "store/tiny", "--inline") == 0
     assert digests(tmp_path / "store") == undisturbed
