@@ -73,7 +73,7 @@ def fvu(tmp_path_factory) -> dict[str, np.ndarray]:
 
 
 def test_the_stream_is_as_good_as_a_perfect_shuffle(fvu):
-    assert fvu["stream"].mean() < 1.03 * fvu["perfect"].mean(), fvu
+    assert fvu["stream"].mean() <= 1.01 * fvu["perfect"].mean(), fvu
 
 
 def test_rows_as_they_lie_in_the_text_are_clearly_worse(fvu):
