@@ -93,6 +93,18 @@ class TrainConfig:
     beta1: float = number(0.9, "Adam's first decay", ge=0.0, le=0.9999999)
     beta2: float = number(0.999, "Adam's second decay", ge=0.0, le=0.9999999)
     eps: float = number(1e-8, "Adam's epsilon", gt=0.0, le=1.0)
+    lr_warmup: float = number(0.0, "share of the steps over which lr rises from zero", ge=0.0, le=1.0)
+    lr_decay: float = number(0.0, "share of the steps, at the end, over which lr falls to zero", ge=0.0, le=1.0)
+    sparsity_warmup: float = number(0.0, "share of the steps over which L1 or L0 coefficients rise", ge=0.0, le=1.0)
+    k_start: int = number(0, "top-k variants: k at the first step, annealed to sae.k; 0: off", ge=0, le=2**31)
+    k_anneal: float = number(0.5, "share of the steps over which k goes from k_start to sae.k", ge=0.0, le=1.0)
+    power_from: float = number(0.5, "share of the steps after which the L1 power falls to l1_power", ge=0.0, le=1.0)
+    clip_norm: float = number(0.0, "gradients above this norm (over all parameters) are scaled; 0: off", ge=0.0, le=1e9)
+    input_scale: str = choice(
+        "none", ("none", "sqrt_d", "unit"),
+        "rows times one constant, folded back on save: mean norm sqrt(d_in), or mean squared norm 1",
+    )
+    dead_rows: int = number(10_000_000, "AuxK: a feature silent for this many rows is dead", ge=1, le=10**15)
     precision: str = choice("fp32", PRECISIONS, "of the matrix products; parameters, moments and sums stay fp32")
     resample_steps: list[int] = field(
         default_factory=list, metadata={"help": "steps at which dead features are resampled", "ge": 1}

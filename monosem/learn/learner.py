@@ -4,18 +4,25 @@ It knows nothing of streams, stores or clusters: `step` takes a batch, `resample
 and one integer; the learning rate and everything else follow from the step.
 """
 
+import math
+
 import torch
 from torch import Tensor
 
 from monosem.config.job import TrainConfig
 from monosem.errors import Diverged
+from monosem.learn.schedules import lr_at, now_at
 from monosem.sae.config import SaeConfig
 from monosem.sae.gradients import batch_gradients
 from monosem.sae.init import init_sae
-from monosem.sae.model import PARAMETERS, Sae
-from monosem.sae.resample import resample
+from monosem.sae.model import Sae
+from monosem.sae.resample import FEATURE_AXIS, resample
+from monosem.sae.use import for_use
 
 MOMENTS = ("exp_avg", "exp_avg_sq")
+AUX_VARIANTS = ("topk", "batch_topk", "matryoshka")
+THRESHOLD_STEPS = 1000
+"""dictionary_learning's decay of 0.999; see `Learner._follow_threshold`."""
 
 
 def finite_rows(x: Tensor) -> Tensor:
@@ -26,9 +33,10 @@ def finite_rows(x: Tensor) -> Tensor:
 class Learner:
     """One SAE in training.
 
-    b_dec   where the decoder bias starts, [d_in]; the recipe wants the data's geometric median
+    b_dec   where the decoder bias starts, [d_out]; the 2023 recipe wants the data's geometric median
             (`monosem.sae.init.geometric_median`)
     slots   fixed parts that a batch's gradient is summed from
+    scale   what rows are multiplied by before anything else (`train.input_scale`); `dictionary()` folds it back
     """
 
     def __init__(
@@ -38,13 +46,15 @@ class Learner:
         device: str = "cpu",
         b_dec: Tensor | None = None,
         slots: int = 1,
+        scale: float = 1.0,
     ):
-        self.config, self.train, self.slots = sae, train, slots
-        self.sae: Sae = init_sae(sae, b_dec).to(device)
+        self.config, self.train, self.slots, self.scale = sae, train, slots, scale
+        self.sae: Sae = init_sae(sae, None if b_dec is None else b_dec * scale).to(device)
         self.steps_done, self.masked_rows = 0, 0
+        self.threshold = 0.0  # of batch-wide variants, for use: a running mean of the least activation
         self.last_fired_F = torch.zeros(sae.d_sae, dtype=torch.int64, device=device)
         self.adam = torch.optim.Adam(
-            [{"params": [self.sae.tensors()[name]]} for name in PARAMETERS],
+            [{"params": [t]} for t in self.sae.tensors().values()],
             lr=train.lr,
             betas=(train.beta1, train.beta2),
             eps=train.eps,
@@ -52,43 +62,53 @@ class Learner:
         )
 
     @torch.no_grad()
-    def step(self, x: Tensor) -> dict[str, Tensor]:
+    def step(self, x: Tensor, y: Tensor | None = None) -> dict[str, Tensor]:
         """One optimiser step on a batch [batch, d_in]. Rows that hold a NaN at their start count for nothing.
+
+        y   a transcoder's target, [batch, d_out]
 
         Returns scalars, still on the device: loss, mse, fvu (of this batch), l1, l0.
         """
-        if x.ndim != 2 or x.shape[1] != self.config.d_in:
-            raise ValueError(f"a batch must be [rows, {self.config.d_in}], got {tuple(x.shape)}")
-        x, masked_B = self._unmasked(x.to(self.sae.W_enc))
-        result = batch_gradients(self.sae, x, self.slots, self.train.precision, masked_B)
+        x, y = self._taken(x, y)
+        masked_B = self._masked(x, y)
+        now = now_at(self.steps_done, self.config, self.train)
+        result = batch_gradients(
+            self.sae, x, self.slots, self.train.precision, masked_B, y, now, self._aux_features()
+        )
         self._update(result.gradients)
+        self._follow_threshold(result.least)
         self.steps_done += 1
         self.last_fired_F.masked_fill_(result.fired_F, self.steps_done)
-        B, D = x.shape
-        mse, l1 = result.squared_error / (B * D), result.l1 / B
-        kept = x if masked_B is None else x[~masked_B]
+        B = len(x)
+        target = x if y is None else y
+        kept = target if masked_B is None else target[~masked_B]
         total = (kept - kept.mean(dim=0)).square().sum()
         return {
-            "loss": mse + self.config.l1_coefficient * l1,
-            "mse": mse,
+            "loss": result.loss,
+            "mse": result.squared_error / (B * self.config.width_out),
             "fvu": result.squared_error / total,
-            "l1": l1,
+            "l1": result.l1 / B,
             "l0": result.active / B,
         }
 
     @torch.no_grad()
-    def resample(self, x: Tensor) -> int:
+    def resample(self, x: Tensor, y: Tensor | None = None) -> int:
         """Resample features silent in the last `resample_window` steps, on rows [n, d_in]. Returns how many."""
         dead_F = self.dead(self.train.resample_window)
-        x = finite_rows(x)
+        kept = ~x[:, 0].isnan() if y is None else ~(x[:, 0].isnan() | y[:, 0].isnan())
+        x, y = self._scaled(x[kept]), None if y is None else self._scaled(y[kept])
         chunk = self.train.batch_size // self.slots
-        reborn = resample(self.sae, dead_F, x, self.steps_done, chunk, self.train.precision, self._reset_moments)
+        reborn = resample(self.sae, dead_F, x, self.steps_done, chunk, self.train.precision, self._reset_moments, y)
         self.last_fired_F[reborn] = self.steps_done
         return len(reborn)
 
     def dead(self, window: int) -> Tensor:
         """Features that fired in none of the last `window` steps. bool [d_sae]; none before that many steps."""
         return self.last_fired_F <= self.steps_done - window
+
+    def dictionary(self) -> Sae:
+        """The SAE for use on rows as they come: scale and decoder norms folded in, batch-wide variants as jumprelu."""
+        return for_use(self.sae, self.scale, self.threshold)
 
     def check_finite(self) -> None:
         """Raise Diverged if a parameter is NaN or infinite."""
@@ -102,7 +122,9 @@ class Learner:
         """Everything a checkpoint needs besides `steps_done`."""
         tensors = dict(self.sae.tensors()) | {"last_fired": self.last_fired_F}
         tensors["masked_rows"] = torch.tensor(self.masked_rows)
-        for name in PARAMETERS:
+        tensors["scale"] = torch.tensor(self.scale, dtype=torch.float64)
+        tensors["use_threshold"] = torch.tensor(self.threshold, dtype=torch.float64)
+        for name in self.sae.tensors():
             for key in MOMENTS:
                 tensors[f"adam.{name}.{key}"] = self._moments(name)[key]
         return tensors
@@ -116,28 +138,63 @@ class Learner:
             moments["step"].fill_(float(steps_done))
         self.last_fired_F.copy_(tensors["last_fired"])
         self.masked_rows = int(tensors["masked_rows"])
+        self.scale, self.threshold = float(tensors["scale"]), float(tensors["use_threshold"])
         self.steps_done = steps_done
 
-    def _unmasked(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
-        """The batch with zeros for masked rows, and which they are; almost always none."""
-        masked_B = x[:, 0].isnan()
+    def _taken(self, x: Tensor, y: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        """The batch as the SAE wants it, checked."""
+        if (y is not None) != self.config.transcoder:
+            raise ValueError("a transcoder needs a target y, other variants have none")
+        for what, rows, width in (("batch", x, self.config.d_in), ("target", y, self.config.width_out)):
+            if rows is not None and (rows.ndim != 2 or rows.shape[1] != width or len(rows) != len(x)):
+                raise ValueError(f"a {what} must be [rows, {width}], got {tuple(rows.shape)}")
+        return self._scaled(x), None if y is None else self._scaled(y)
+
+    def _scaled(self, x: Tensor) -> Tensor:
+        x = x.to(self.sae.W_enc)
+        return x if self.scale == 1.0 else x * self.scale
+
+    def _masked(self, x: Tensor, y: Tensor | None) -> Tensor | None:
+        """Which rows are masked; None if there are none, as almost always."""
+        masked_B = x[:, 0].isnan() if y is None else x[:, 0].isnan() | y[:, 0].isnan()
         n = int(masked_B.sum())
         if n == 0:
-            return x, None
+            return None
         if n == len(x):
             raise Diverged(f"all {n} rows of step {self.steps_done + 1} are masked: the host gave NaN or infinity")
         self.masked_rows += n
-        return x.masked_fill(masked_B[:, None], 0.0), masked_B
+        return masked_B
+
+    def _aux_features(self) -> Tensor | None:
+        """The features that AuxK is for, int64 [n]; None if there are none."""
+        if self.config.variant not in AUX_VARIANTS or self.config.aux_coefficient == 0:
+            return None
+        dead = self.dead(-(-self.train.dead_rows // self.train.batch_size)).nonzero().flatten()
+        return dead if len(dead) else None
+
+    def _follow_threshold(self, least: Tensor) -> None:
+        """The mean of the least activations, over all steps at first and the last THRESHOLD_STEPS or so later."""
+        value = float(least)
+        if math.isfinite(value):
+            self.threshold += (value - self.threshold) / min(self.steps_done + 1, THRESHOLD_STEPS)
 
     def _update(self, gradients: dict[str, Tensor]) -> None:
-        """Adam on all parameters; decoder rows keep unit norm and move only at right angles to themselves."""
-        W_dec = self.sae.W_dec
-        g = gradients["W_dec"]
-        g -= (g * W_dec).sum(dim=1, keepdim=True) * W_dec
+        """Adam on all parameters. Decoder rows of unit norm stay so and move only at right angles to themselves."""
+        W_dec, unit = self.sae.W_dec, self.config.decoder == "unit"
+        if unit:
+            g = gradients["W_dec"]
+            g -= (g * W_dec).sum(dim=1, keepdim=True) * W_dec
+        if self.train.clip_norm:
+            clip(gradients, self.train.clip_norm)
         for name, t in self.sae.tensors().items():
             t.grad = gradients[name]
+        for group in self.adam.param_groups:
+            group["lr"] = lr_at(self.steps_done, self.train)
         self.adam.step()
-        W_dec /= W_dec.norm(dim=1, keepdim=True)
+        if unit:
+            W_dec /= W_dec.norm(dim=1, keepdim=True)
+        if self.config.variant == "jumprelu":
+            self.sae.threshold.clamp_(min=0.0)
         for t in self.sae.tensors().values():
             t.grad = None
 
@@ -152,7 +209,15 @@ class Learner:
         return state
 
     def _reset_moments(self, features: Tensor) -> None:
-        for key in MOMENTS:
-            self._moments("W_dec")[key][features] = 0.0
-            self._moments("W_enc")[key][:, features] = 0.0
-            self._moments("b_enc")[key][features] = 0.0
+        for name in self.sae.tensors():
+            if name in FEATURE_AXIS:
+                for key in MOMENTS:
+                    self._moments(name)[key].index_fill_(FEATURE_AXIS[name], features, 0.0)
+
+
+def clip(gradients: dict[str, Tensor], most: float) -> None:
+    """Scale all gradients, in place, so that their norm together is at most `most`."""
+    norm = torch.stack([g.norm() for g in gradients.values()]).norm()
+    factor = (most / (norm + 1e-6)).clamp(max=1.0)
+    for g in gradients.values():
+        g.mul_(factor)

@@ -106,7 +106,7 @@ class Run:
         self.learner.check_finite()
         self._put_curve()
         self.store.put(f"{self.prefix}/{layout.METRICS}", self._whole_curve())
-        sae = self.learner.sae.to("cpu")
+        sae = self.learner.dictionary().to("cpu")
         evaluation = evaluator.measure(sae)
         record = self.record | {
             "step": self.step,

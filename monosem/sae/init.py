@@ -14,17 +14,26 @@ BLOCK = 1 << 20
 
 
 def init_sae(config: SaeConfig, b_dec: Tensor | None = None) -> Sae:
-    """Untrained SAE: PyTorch's default for linear layers, decoder rows scaled to unit norm, b_enc zero.
+    """Untrained SAE, a function of the config alone.
 
-    `b_dec` [D] is the geometric median of the data (zero if not given). Bricken et al. 2023,
-    "Autoencoder Training". The weights are a function of the config alone.
+    kaiming      PyTorch's default for linear layers. Bricken et al. 2023, "Autoencoder Training"
+    transposed   random decoder rows, W_enc = W_dec^T. April 2024 update; Gao et al. 2024
+
+    Decoder rows have unit norm, or `init_norm` where the decoder is free. b_enc is zero; `b_dec` [d_out] is where
+    the decoder bias starts (the 2023 recipe: the geometric median of the data), zero if not given.
     """
-    D, F = config.d_in, config.d_sae
-    W_enc = _uniform(config.seed, ENCODER, (D, F), bound=D**-0.5)
-    W_dec = _uniform(config.seed, DECODER, (F, D), bound=F**-0.5)
+    D, F, out = config.d_in, config.d_sae, config.width_out
+    W_dec = _uniform(config.seed, DECODER, (F, out), bound=F**-0.5)
     W_dec /= W_dec.norm(dim=1, keepdim=True)
-    b_dec = torch.zeros(D) if b_dec is None else b_dec.clone().float()
-    return Sae(config, W_enc, torch.zeros(F), W_dec, b_dec)
+    if config.decoder == "free":
+        W_dec *= config.init_norm
+    transposed = config.init == "transposed"
+    W_enc = W_dec.T.contiguous() if transposed else _uniform(config.seed, ENCODER, (D, F), bound=D**-0.5)
+    start = {"threshold": config.threshold_init, "r_mag": 0.0, "b_mag": 0.0, "W_skip": 0.0, "b_enc": 0.0, "b_dec": 0.0}
+    tensors = {name: torch.full(shape, start[name]) for name, shape in config.shapes.items() if name in start}
+    if b_dec is not None:
+        tensors["b_dec"] = b_dec.clone().float()
+    return Sae.of(config, tensors | {"W_enc": W_enc, "W_dec": W_dec})
 
 
 def _uniform(seed: int, which: int, shape: tuple[int, int], bound: float) -> Tensor:

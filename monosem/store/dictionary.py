@@ -14,7 +14,7 @@ from torch import Tensor
 
 from monosem.errors import InputError, IntegrityError
 from monosem.sae.config import SaeConfig
-from monosem.sae.model import PARAMETERS, Sae
+from monosem.sae.model import Sae
 from monosem.store.plain import pack_json, sha256, unpack_json
 from monosem.store.store import Store, open_store
 from monosem.store.tensors import pack_tensors, tensors_digest, unpack_tensors
@@ -84,13 +84,13 @@ def load(uri: str, device: str = "cpu") -> Sae:
     cfg = unpack_json(cfg_data, f"{uri}/cfg.json")
     config = _sae_config(cfg, uri)
     tensors = unpack_tensors(weights_data, f"{uri}/sae_weights.safetensors")
-    for name, shape in Sae.shapes(config).items():
+    for name, shape in config.shapes.items():
         found = tuple(tensors[name].shape) if name in tensors else None
         if found != shape:
             raise IntegrityError(f"{uri}: {name} has shape {found}, cfg.json says {shape}")
     if not cfg.get("apply_b_dec_to_input", True):  # the same function with the tied bias written out
         tensors["b_enc"] = tensors["b_enc"] + tensors["b_dec"] @ tensors["W_enc"]
-    return Sae(config, **{name: tensors[name].to(device) for name in PARAMETERS})
+    return Sae.of(config, {name: tensors[name].to(device) for name in config.shapes})
 
 
 def _sae_config(cfg: dict, uri: str) -> SaeConfig:

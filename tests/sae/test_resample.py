@@ -1,13 +1,14 @@
 """Each of the six steps of the paper's resampling, so that leaving one out fails a test."""
 
 import numpy as np
+import pytest
 import torch
 
 from monosem.config.job import TrainConfig
 from monosem.learn.learner import Learner
 from monosem.sae.config import SaeConfig
 from monosem.sae.gradients import row_losses
-from monosem.sae.resample import draw_rows
+from monosem.sae.resample import FEATURE_AXIS, draw_rows
 
 D, F = 8, 32
 
@@ -105,3 +106,41 @@ def test_more_dead_features_than_rows():
     learner, x = trained()
     assert learner.resample(x[:2]) == 2
     assert learner.dead(10).sum() == 1
+
+
+@pytest.mark.parametrize(
+    "more",
+    [{"variant": "jumprelu", "threshold_init": 0.01, "bandwidth": 0.5}, {"variant": "gated"}, {"transcoder": True, "d_out": 5}],
+)
+def test_other_variants_start_anew_in_all_that_a_feature_has(more):
+    """Parameters and moments of reborn features alone; a transcoder's decoder rows come from the target."""
+    torch.manual_seed(0)
+    learner = Learner(SaeConfig(d_in=D, d_sae=F, **more), TrainConfig(batch_size=64, resample_window=10))
+    sae, dead = learner.sae, [3, 17, 30]
+    sae.b_enc[:] = 1.0
+    sae.b_enc[dead] = -1e3
+    for name in sae.extra:
+        sae.extra[name] += 0.02
+    x, y = torch.randn(400, D), torch.randn(400, 5) if sae.config.transcoder else None
+    for i in range(12):
+        learner.step(x[i * 16 : i * 16 + 64], None if y is None else y[i * 16 : i * 16 + 64])
+    before = {name: t.clone() for name, t in learner.state().items()}
+    for name in sae.tensors():
+        learner._moments(name)["exp_avg_sq"] += 1.0
+    assert learner.resample(x, y) == 3
+    alive = [i for i in range(F) if i not in dead]
+    for name, t in sae.tensors().items():
+        if name not in FEATURE_AXIS:
+            assert torch.equal(t, before[name])
+            continue
+        axis, moment = FEATURE_AXIS[name], learner._moments(name)["exp_avg_sq"]
+        pick = torch.tensor(alive)
+        assert torch.equal(t.index_select(axis, pick), before[name].index_select(axis, pick)), name
+        assert not moment.index_select(axis, torch.tensor(dead)).any(), name
+        assert (moment.index_select(axis, pick) >= 1.0).all(), name
+    starts = {"b_enc": 0.0, "threshold": sae.config.threshold_init, "r_mag": 0.0, "b_mag": 0.0}
+    for name in starts.keys() & sae.tensors().keys():
+        assert torch.equal(sae.tensors()[name][dead], torch.full((3,), starts[name])), name
+    source = x - sae.b_dec if y is None else y - sae.b_dec
+    unit = source / source.norm(dim=1, keepdim=True)
+    assert all(float((unit @ sae.W_dec[i]).max()) > 1 - 1e-6 for i in dead)
