@@ -1,6 +1,6 @@
 # make sweep   set-up and the main job          make test   set-up and the whole test suite
 # make setup   only the set-up                  make lint   ruff
-# make peers   the tests against the real SAELens, in an environment of its own
+# make peers   the tests against SAELens, dictionary_learning and sparsify, in an environment of its own
 
 PYTHON ?= python3
 VENV := .venv
@@ -24,7 +24,10 @@ peers: $(READY) .venv-peers/.ready
 .venv-peers/.ready:
 	$(PYTHON) -m venv .venv-peers
 	.venv-peers/bin/python -m pip install --quiet --disable-pip-version-check torch==2.13.0
-	.venv-peers/bin/python -m pip install --quiet --disable-pip-version-check torch==2.13.0 sae-lens==6.54.12
+	.venv-peers/bin/python -m pip install --quiet --disable-pip-version-check torch==2.13.0 sae-lens==6.54.12 \
+		einops natsort schedulefree simple-parsing zstandard
+	.venv-peers/bin/python -m pip install --quiet --disable-pip-version-check --no-deps \
+		dictionary-learning==0.1.0 eai-sparsify==1.3.3
 	touch $@
 
 setup: $(READY)

@@ -140,7 +140,7 @@ def runs(args: argparse.Namespace) -> int:
 def pull(args: argparse.Namespace) -> int:
     from monosem.stages.pull import pull_dictionary
 
-    _say(pull_dictionary(args.uri, args.directory))
+    _say(pull_dictionary(args.uri, args.directory, args.format))
     return 0
 
 

@@ -225,11 +225,14 @@ def _pull(verbs) -> None:
         "pull",
         commands.pull,
         "copy a finished dictionary to a local directory",
-        "monosem pull s3://bucket/root/sweeps/pile/runs/8x ./8x",
+        "monosem pull s3://bucket/root/sweeps/pile/runs/8x ./8x\n"
+        "  monosem pull ./monosem-store/sweeps/quickstart/runs/8x ./theirs --format dictionary_learning",
     )
     parser.add_argument("uri", metavar="URI", help="the run's directory or URL in its store")
     parser.add_argument("directory", metavar="DIR", help="a new or empty local directory")
-    parser.add_argument("--format", choices=("monosem",), default="monosem", help="layout to write (SAELens opens it)")
+    formats = ("monosem", "saelens", "dictionary_learning", "sparsify")
+    text = "layout to write; monosem's is SAELens' with lineage beside it (default)"
+    parser.add_argument("--format", choices=formats, default="monosem", help=text)
 
 
 def _codec(parser: argparse.ArgumentParser) -> None:

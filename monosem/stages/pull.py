@@ -1,14 +1,19 @@
-"""`monosem pull`: copy a finished dictionary out of a store, checked on the way."""
+"""`monosem pull`: copy a finished dictionary out of a store, checked on the way, in the layout that is asked for."""
 
 from pathlib import Path
 
 from monosem.errors import InputError, IntegrityError
 from monosem.store import layout
+from monosem.store.dictionary import load
+from monosem.store.formats import FORMATS
 from monosem.store.plain import sha256, unpack_json
-from monosem.store.store import LocalStore, open_store
+from monosem.store.store import LocalStore, Store, open_store
+
+OWN = ("monosem", "saelens")
+"""monosem's layout is SAELens' with lineage and digests beside it."""
 
 
-def pull_dictionary(uri: str, directory: str) -> str:
+def pull_dictionary(uri: str, directory: str, kind: str = "monosem") -> str:
     """Copy the dictionary at `uri` into `directory` (new or empty). Returns the directory."""
     source = open_store(uri)
     try:
@@ -19,11 +24,22 @@ def pull_dictionary(uri: str, directory: str) -> str:
     target = Path(directory).expanduser().absolute()
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise InputError(f"{directory}: exists and is not an empty directory; nothing was overwritten")
+    if kind in OWN:
+        files = _checked(source, manifest, uri) | {layout.FINISHED: manifest_data}
+    else:
+        host = manifest.get("host", {})
+        metadata = {"model_name": host.get("model_name", ""), "hook_name": host.get("hook_name", "")}
+        files = FORMATS[kind].write(load(uri), metadata)
     local = LocalStore(str(target))
-    for name, digest in manifest["files"].items():
-        data = source.get(name)
-        if sha256(data) != digest:
-            raise IntegrityError(f"{uri}: {name} does not match its digest in {layout.FINISHED}")
+    for name, data in files.items():
         local.put(name, data)
-    local.put(layout.FINISHED, manifest_data)
     return str(target)
+
+
+def _checked(source: Store, manifest: dict, uri: str) -> dict[str, bytes]:
+    """The dictionary's files, each with the digest that the manifest has of it."""
+    files = {name: source.get(name) for name in manifest["files"]}
+    for name, data in files.items():
+        if sha256(data) != manifest["files"][name]:
+            raise IntegrityError(f"{uri}: {name} does not match its digest in {layout.FINISHED}")
+    return files

@@ -87,7 +87,7 @@ def missing_tensor(path):
 
 def other_architecture(path):
     (path / "monosem.json").unlink()
-    (path / "cfg.json").write_text('{"architecture": "topk", "d_in": 6, "d_sae": 20}')
+    (path / "cfg.json").write_text('{"architecture": "temporal", "d_in": 6, "d_sae": 20}')
 
 
 @pytest.mark.parametrize(
@@ -98,7 +98,7 @@ def other_architecture(path):
         (lie_about_shapes, "cfg.json says"),
         (hostile_pickle, "not a readable safetensors"),
         (missing_tensor, "b_enc has shape None"),
-        (other_architecture, "'topk' is not supported"),
+        (other_architecture, "'temporal' is not supported"),
     ],
 )
 def test_bad_files_are_errors_that_name_the_file_and_run_nothing(written, harm, says):
