@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 from monosem.config.fields import axis, choice, number, text
 
-VARIANTS = ("relu",)
+VARIANTS = ("relu", "topk", "batch_topk", "jumprelu", "gated", "matryoshka")
 PRECISIONS = ("fp32", "bf16")
 CODECS = ("raw", "zstd", "bf16", "int8")
 
@@ -75,12 +75,36 @@ class DatasetConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class SaeJobConfig:
+    """`monosem.sae.config.SaeConfig` says what each field does, and to which variants."""
+
     variant: list[str] = axis(["relu"], "architecture", options=VARIANTS)
     expansion_factor: list[int] = axis([8], "features per input dimension", ge=1, le=1_048_576)
     l1_coefficient: list[float] = axis(
-        [0.004], "weight of the L1 penalty, in units of the mean-over-elements MSE", ge=0.0, le=1e6
+        [0.004], "relu, gated, jumprelu with tanh: weight of the L1 penalty beside the error", ge=0.0, le=1e6
     )
+    l0_coefficient: list[float] = axis([1e-5], "jumprelu: weight of L0 beside the error", ge=0.0, le=1e6)
+    k: list[int] = axis([32], "topk, batch_topk, matryoshka: active features per row", ge=1, le=2**31)
     seed: list[int] = axis([0], "initialisation seed", ge=0, le=2**63 - 1)
+    error: str = choice("mean", ("mean", "sum"), "squared error averaged over elements (2023), or summed (2024)")
+    subtract_b_dec: bool = field(default=True, metadata={"help": "the encoder sees x - b_dec; false: x itself"})
+    decoder: str = choice("unit", ("unit", "free"), "decoder rows keep unit norm, or do not")
+    init: str = choice("kaiming", ("kaiming", "transposed"), "2023; or W_enc = W_dec^T")
+    init_norm: float = number(1.0, "of decoder rows at the start, where the decoder is free", gt=0.0, le=1e6)
+    l1_weight: str = choice("plain", ("plain", "decoder_norm"), "L1 of activations, or of activations by decoder norm")
+    l1_power: float = number(1.0, "relu: exponent of the L1 penalty at the end of p-annealing", gt=0.0, le=1.0)
+    aux_coefficient: float = number(1 / 32, "top-k variants: weight of AuxK; 0: off", ge=0.0, le=1e6)
+    aux_k: int = number(0, "top-k variants: dead features that AuxK uses per row; 0: d_in / 2", ge=0, le=2**31)
+    prefixes: list[float] = field(
+        default_factory=lambda: [0.0625, 0.125, 0.25, 0.5, 1.0],
+        metadata={"help": "matryoshka: rising shares of the features, the last one 1", "gt": 0.0, "le": 1.0},
+    )
+    sparsity: str = choice("step", ("step", "tanh"), "jumprelu: L0 by straight-through estimate (2024), or tanh (2025)")
+    bandwidth: float = number(1e-3, "jumprelu: width of the straight-through kernel", gt=0.0, le=1e6)
+    threshold_init: float = number(1e-3, "jumprelu: where thresholds start", ge=0.0, le=1e6)
+    tanh_scale: float = number(4.0, "jumprelu with tanh: c in tanh(c f |d|)", gt=0.0, le=1e6)
+    pre_act_coefficient: float = number(
+        3e-6, "jumprelu with tanh: weight of the loss that lifts what is below its threshold", ge=0.0, le=1e6
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -147,6 +171,7 @@ class SweepJob:
     """`monosem sweep`: a ladder of dictionaries on one stream."""
 
     name: str = text("sweep", "names the sweep in the store")
+    recipe: str | None = text(None, "a published recipe whose sae and train values hold where this file has none")
     seed: int = number(0, "of the stream's order", ge=0, le=2**63 - 1)
     store: str = text("./monosem-store", "where everything is kept: a path or any fsspec URL")
     host: HostConfig = field(default_factory=HostConfig)

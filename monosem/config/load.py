@@ -14,6 +14,7 @@ from monosem.errors import InputError
 
 Job = TypeVar("Job")
 MAX_BYTES = 1_000_000
+RECIPES = Path(__file__).parent / "recipes"
 SAFE_NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,63}")
 
 
@@ -23,6 +24,8 @@ def load_job(schema: type[Job], path: str, overrides: list[str]) -> Job:
     _check_node(given, schema, path)
     for override in overrides:
         given = OmegaConf.merge(given, _parse_override(override, schema))
+    if given.get("recipe") is not None:
+        given = OmegaConf.merge(read_recipe(given.recipe, path), given)
     try:
         merged = OmegaConf.merge(OmegaConf.structured(schema), _as_declared(given, schema))
         job = OmegaConf.to_object(merged)
@@ -32,6 +35,21 @@ def load_job(schema: type[Job], path: str, overrides: list[str]) -> Job:
     if not SAFE_NAME.fullmatch(job.name):
         raise InputError(f"{path}: name={job.name!r}: use 1 to 64 letters, digits, '.', '_' or '-'")
     return job
+
+
+def read_recipe(name: str, source: str):
+    """The values of a named recipe: a mapping with `sae` and `train`."""
+    known = recipes()
+    if name not in known:
+        near = difflib.get_close_matches(str(name), known, 1, cutoff=0.4)
+        hint = f"; did you mean {near[0]}?" if near else ""
+        raise InputError(f"{source}: recipe={name!r}: known are {', '.join(known)}{hint}")
+    return _read(str(RECIPES / f"{name}.yaml"))
+
+
+def recipes() -> list[str]:
+    """Names of the recipes that come with monosem."""
+    return sorted(path.stem for path in RECIPES.glob("*.yaml"))
 
 
 def to_plain(job: object) -> dict:

@@ -13,6 +13,9 @@ from monosem.store.store import Store
 DENSE_FROM, ULTRALOW_TO = -2.0, -4.0
 """log10 densities: of a feature too common to mean one thing, and of one too rare to tell on this much text."""
 
+ASKED = {"l1_coefficient": "L1", "l0_coefficient": "L0", "k": "k"}
+"""What a job asks for to make a dictionary sparse; each variant has one of them."""
+
 
 def write_summary(store: Store, sweep: str) -> str:
     """Render the page of the finished runs of `sweep` into the store. Returns where it is."""
@@ -57,7 +60,9 @@ def _finished(store: Store, sweep: str, run: str) -> dict | None:
         return None
     h = record["metrics"]["density_histogram"]
     counts = list(zip(h["edges"][:-1], h["counts"], strict=True))
+    asked = [f"{label} {record[key]:g}" for key, label in ASKED.items() if record.get(key) is not None]
     return record | {
+        "asked": ", ".join(asked),
         "uri": f"{store.url}/{prefix}",
         "dense": sum(n for edge, n in counts if edge >= DENSE_FROM),
         "ultralow": sum(n for edge, n in counts if edge < ULTRALOW_TO),

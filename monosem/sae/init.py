@@ -4,6 +4,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from monosem.errors import InputError
 from monosem.rows.permute import INIT, uniforms
 from monosem.sae.config import SaeConfig
 from monosem.sae.model import Sae
@@ -62,3 +63,19 @@ def geometric_median(x_BD: Tensor, max_iterations: int = 200, tolerance: float =
         if step <= tolerance * float(distance.mean()):
             break
     return median.float()
+
+
+def input_scale(x_BD: Tensor, kind: str) -> float:
+    """The constant by which rows are multiplied in training, from some rows of the data. float64 inside.
+
+    none     1
+    sqrt_d   mean norm sqrt(D) afterwards. April 2024 update
+    unit     mean squared norm 1 afterwards. Gemma Scope
+    """
+    if kind == "none":
+        return 1.0
+    norm = x_BD.double().norm(dim=1)
+    size, wanted = (norm.mean(), x_BD.shape[1] ** 0.5) if kind == "sqrt_d" else (norm.square().mean().sqrt(), 1.0)
+    if not float(size) > 0:
+        raise InputError(f"train.input_scale={kind!r}: the first rows are all zero, no scale fits them")
+    return wanted / float(size)

@@ -20,6 +20,8 @@ BASE = {"inline": 520 * MIB, "driver": 480 * MIB, "actor": 330 * MIB, "ray": 470
 """Libraries loaded and nothing done: the one process of --inline, the driver, an actor, Ray's own processes."""
 LEARNER_KNOBS = "sae.expansion_factor, train.batch_size, learner.slots"
 FLOAT = 4
+WORK = {"relu": 3, "topk": 5, "batch_topk": 7, "matryoshka": 8, "jumprelu": 7, "gated": 7}
+"""Tensors of [rows of a slot, d_sae] that a step of each variant holds at a time."""
 LEAST_STORE = 96 * MIB
 """Ray takes no object store below 75 MiB."""
 
@@ -101,7 +103,7 @@ def learner_bytes(s: Shapes, runs: Sequence[RunSpec], pack_widths: int) -> int:
     job = s.job
     slot = job.train.batch_size // job.learner.slots
     state = sum(4 * FLOAT * run.sae.n_parameters for run in runs)
-    step = max(3 * FLOAT * slot * run.sae.d_sae for run in runs)
+    step = max(WORK[run.sae.variant] * FLOAT * slot * run.sae.d_sae for run in runs)
     rows = job.train.resample_rows if job.train.resample_steps else 0
     held = (rows + job.train.init_rows + 4 * job.train.batch_size) * pack_widths * FLOAT
     held += 2 * s.order.segment_rows * pack_widths * FLOAT

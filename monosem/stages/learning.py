@@ -2,10 +2,12 @@
 
 import platform
 from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
 
 import torch
 
 from monosem import __version__
+from monosem.config.job import SweepJob
 from monosem.config.load import to_plain
 from monosem.evals.evaluate import Evaluator
 from monosem.host.model import HostModel
@@ -13,8 +15,8 @@ from monosem.host.stored import load_host
 from monosem.learn.learner import Learner, finite_rows
 from monosem.learn.loop import PackLoop
 from monosem.learn.run import Run
-from monosem.sae.init import geometric_median
-from monosem.stages.spec import RunSpec, SweepSpec, shuffle_quality
+from monosem.sae.init import geometric_median, input_scale
+from monosem.stages.spec import RunSpec, SweepSpec, coefficients, shuffle_quality
 from monosem.store import layout
 from monosem.store.plain import sha256
 from monosem.store.store import Store
@@ -73,7 +75,7 @@ def make_loop(
     """
     job = spec.job
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    median = _lazy_median(job.train.init_rows, job.learner.threads, readers)
+    start = _lazy_start(job, readers)
     settings = to_plain(job) | {"shuffle": shuffle_quality(spec)}
     runs = []
     for item in pack:
@@ -83,7 +85,10 @@ def make_loop(
         tracker = open_tracker(job.track, run_id, item.name, settings, wandb_dir)
         run = Run(item.name, item.hook_point, learner, store, prefix, lineage(spec, item), tracker)
         if not run.restore():
-            learner.sae.b_dec.copy_(median(item.hook_point))
+            found = start(item.hook_point)
+            learner.scale = found.scale
+            if item.sae.subtract_b_dec:  # else b_dec is no centre, and starts at zero
+                learner.sae.b_dec.copy_(found.median * found.scale)
         runs.append(run)
     return PackLoop(
         runs, job.train, readers, make_evaluators(spec, store), job.learner.threads, should_stop, report
@@ -101,7 +106,8 @@ def lineage(spec: SweepSpec, run: RunSpec) -> dict:
         "d_sae": run.sae.d_sae,
         "expansion_factor": run.expansion_factor,
         "variant": run.sae.variant,
-        "l1_coefficient": run.sae.l1_coefficient,
+        **coefficients(run.sae),
+        "sae": asdict(run.sae),
         "seed": run.sae.seed,
         "host": {
             "model": job.host.model,
@@ -130,14 +136,27 @@ def lineage(spec: SweepSpec, run: RunSpec) -> dict:
     }
 
 
-def _lazy_median(init_rows: int, threads: int, readers: Mapping[str, Rows]) -> Callable[[str], torch.Tensor]:
-    """The geometric median of a hook point's first rows, computed when first asked for."""
-    found: dict[str, torch.Tensor] = {}
+@dataclass(frozen=True)
+class Start:
+    """What a dictionary's training starts from, of the first rows of its hook point.
 
-    def median(hook_point: str) -> torch.Tensor:
+    scale   what rows are multiplied by (`train.input_scale`)
+    median  their geometric median, [d_in], before scaling
+    """
+
+    scale: float
+    median: torch.Tensor
+
+
+def _lazy_start(job: SweepJob, readers: Mapping[str, Rows]) -> Callable[[str], Start]:
+    """The start of a hook point's dictionaries, computed when first asked for."""
+    found: dict[str, Start] = {}
+
+    def start(hook_point: str) -> Start:
         if hook_point not in found:
-            with torch_threads(threads):
-                found[hook_point] = geometric_median(finite_rows(readers[hook_point].rows(0, init_rows)))
+            with torch_threads(job.learner.threads):
+                rows = finite_rows(readers[hook_point].rows(0, job.train.init_rows))
+                found[hook_point] = Start(input_scale(rows, job.train.input_scale), geometric_median(rows))
         return found[hook_point]
 
-    return median
+    return start

@@ -16,6 +16,8 @@ COLUMNS = [
     "expansion_factor",
     "variant",
     "l1_coefficient",
+    "l0_coefficient",
+    "k",
     "seed",
     "step",
     "rows",

@@ -3,16 +3,18 @@
 Everything here is a pure function of the job; a `SweepSpec` is what an executor and its processes get.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from itertools import product
 
 from monosem.config.job import SweepJob
 from monosem.config.load import to_plain
+from monosem.errors import InputError
 from monosem.rows.order import StreamOrder
 from monosem.rows.quality import measure_quality
 from monosem.sae.config import SaeConfig
 
 FREE = {
+    "recipe": None,
     "store": None,
     "track": None,
     "dataset": None,
@@ -75,21 +77,53 @@ class SweepSpec:
         return max(self.rows, self.job.train.init_rows)
 
 
+AXES = {
+    "l1_coefficient": ("l1", lambda v, sparsity: v in ("relu", "gated") or (v == "jumprelu" and sparsity == "tanh")),
+    "l0_coefficient": ("l0", lambda v, sparsity: v == "jumprelu" and sparsity == "step"),
+    "k": ("k", lambda v, sparsity: v in ("topk", "batch_topk", "matryoshka")),
+}
+"""Axes that only some variants have: their short name, and whether a variant has it."""
+
+
 def expand_runs(job: SweepJob, widths: dict[str, int]) -> tuple[RunSpec, ...]:
-    """The grid of the job's axes, largest factor last. Names tell what differs: 8x, or 8x-l1_0.004-seed_1."""
+    """The grid of the job's axes, largest factor last. Names tell what differs: 8x, or 8x-l1_0.004-seed_1.
+
+    A variant is repeated only along the axes that it has. InputError for values that no dictionary can have.
+    """
     sae = job.sae
+    for name, (_, has) in AXES.items():
+        if len(getattr(sae, name)) > 1 and not any(has(v, sae.sparsity) for v in sae.variant):
+            raise InputError(f"sae.{name}={getattr(sae, name)}: variant {', '.join(sae.variant)} has no {name}")
     runs = []
-    axes = (widths, sae.expansion_factor, sae.variant, sae.l1_coefficient, sae.seed)
-    for hook_point, factor, variant, l1, seed in product(*axes):
-        name = f"{slug(hook_point)}-" if len(widths) > 1 else ""
-        name += f"{factor}x"
-        name += f"-{variant}" if len(sae.variant) > 1 else ""
-        name += f"-l1_{l1:g}" if len(sae.l1_coefficient) > 1 else ""
-        name += f"-seed_{seed}" if len(sae.seed) > 1 else ""
-        d_in = widths[hook_point]
-        config = SaeConfig(d_in=d_in, d_sae=factor * d_in, l1_coefficient=l1, variant=variant, seed=seed)
-        runs.append(RunSpec(name, factor, hook_point, config))
+    for hook_point, factor, variant in product(widths, sae.expansion_factor, sae.variant):
+        axes = {n: getattr(sae, n)[: None if has(variant, sae.sparsity) else 1] for n, (_, has) in AXES.items()}
+        for *values, seed in product(*axes.values(), sae.seed):
+            name = f"{slug(hook_point)}-" if len(widths) > 1 else ""
+            name += f"{factor}x"
+            name += f"-{variant}" if len(sae.variant) > 1 else ""
+            chosen = dict(zip(axes, values, strict=True))
+            name += "".join(f"-{AXES[n][0]}_{v:g}" for n, v in chosen.items() if len(axes[n]) > 1)
+            name += f"-seed_{seed}" if len(sae.seed) > 1 else ""
+            config = _sae_config(job, widths[hook_point], factor, variant=variant, seed=seed, **chosen)
+            runs.append(RunSpec(name, factor, hook_point, config))
     return tuple(runs)
+
+
+def _sae_config(job: SweepJob, d_in: int, factor: int, **chosen: object) -> SaeConfig:
+    same = {f.name: getattr(job.sae, f.name) for f in fields(SaeConfig) if hasattr(job.sae, f.name)}
+    same["prefixes"] = tuple(job.sae.prefixes)
+    try:
+        config = SaeConfig(**(same | chosen), d_in=d_in, d_sae=factor * d_in)
+    except ValueError as error:
+        raise InputError(f"sae.{error}") from None
+    if config.variant in ("topk", "batch_topk", "matryoshka") and config.k > config.d_sae:
+        raise InputError(f"sae.k={config.k}: expansion factor {factor} has only {config.d_sae:,} features")
+    return config
+
+
+def coefficients(config: SaeConfig) -> dict[str, float | None]:
+    """The values of `AXES` that a dictionary's variant has; None for the others."""
+    return {n: getattr(config, n) if has(config.variant, config.sparsity) else None for n, (_, has) in AXES.items()}
 
 
 def slug(hook_point: str) -> str:

@@ -16,7 +16,7 @@ def record(run: str, **changes) -> dict:
     h = {"edges": [-7.0, -4.0, -2.0, 0.0], "counts": [3, 5, 2], "dead": 1}
     metrics = {"l0": 12.0, "fvu": 0.2, "loss_recovered": 0.9, "dead_fraction": 0.1, "loss_clean": 2.0,
                "loss_zero_ablated": 5.0, "heldout_rows": 1000, "neurons_l0": 4.0, "density_histogram": h}  # fmt: skip
-    base = {"run": run, "d_in": 8, "d_sae": 16, "l1_coefficient": 0.1, "rows": 64, "metrics": metrics,
+    base = {"run": run, "d_in": 8, "d_sae": 16, "variant": "relu", "l1_coefficient": 0.1, "rows": 64, "metrics": metrics,
             "host": {"model": "h", "hook_name": "mlp.post"}}  # fmt: skip
     return base | changes
 
