@@ -16,7 +16,7 @@ FLOORS = [
     {"store"},
     {"text", "track", "dataset"},
     {"host"},
-    {"stream", "evals"},
+    {"stream", "evals", "truth"},
     {"learn", "report"},
     {"stages"},
     {"fleet"},

@@ -106,6 +106,21 @@ def pretrain(args: argparse.Namespace) -> int:
     return 0
 
 
+def truth(args: argparse.Namespace) -> int:
+    from monosem.config.job import TruthJob
+    from monosem.config.load import load_job
+    from monosem.report.table import show_marks
+    from monosem.stages.truth import run_truth
+
+    marks = run_truth(load_job(TruthJob, args.job, args.overrides))
+    if args.json:
+        _document(marks)
+    else:
+        show_marks(marks)
+        _say(f"found: of {marks[0]['features']:,} true features, at a cosine of 0.95; strength: 1 is no shrinkage")
+    return 0
+
+
 def evaluate(args: argparse.Namespace) -> int:
     from monosem.stages.evaluate import evaluate_uri
 

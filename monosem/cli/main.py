@@ -72,6 +72,7 @@ def _parser() -> argparse.ArgumentParser:
         _job_verbs,
         _scale,
         _pretrain,
+        _truth,
         _evaluate,
         _runs,
         _pull,
@@ -199,6 +200,18 @@ def _pretrain(verbs) -> None:
         "monosem pretrain jobs/host_one_layer.yaml",
     )
     _job_arguments(parser)
+
+
+def _truth(verbs) -> None:
+    parser = _verb(
+        verbs,
+        "truth",
+        commands.truth,
+        "train on rows whose true features are known, and mark what was found",
+        "monosem truth jobs/truth.yaml recipe=gemma-scope train.steps=3000",
+    )
+    _job_arguments(parser)
+    parser.add_argument("--json", action="store_true", help="one JSON document on stdout")
 
 
 def _evaluate(verbs) -> None:

@@ -186,6 +186,35 @@ class SweepJob:
 
 
 @dataclass(frozen=True, kw_only=True)
+class TruthSection:
+    """Rows with known features, see `monosem.truth.generator`."""
+
+    features: int = number(1024, "true features", ge=2, le=2**20)
+    d_in: int = number(256, "width of a row", ge=2, le=2**16)
+    active: float = number(12.0, "features active per row, on average", gt=0.0, le=2**16)
+    zipf: float = number(0.7, "frequency falls as rank^-zipf", ge=0.0, le=4.0)
+    correlation: float = number(0.0, "probability that a feature takes its group's draw", ge=0.0, le=1.0)
+    group: int = number(8, "features that share a draw", ge=2, le=2**16)
+    hierarchy: float = number(0.0, "share of features that are active only with a parent", ge=0.0, le=1.0)
+    noise: float = number(0.0, "standard deviation of the noise on each element", ge=0.0, le=1e3)
+    bias: float = number(0.5, "standard deviation of the constant that all rows share", ge=0.0, le=1e3)
+    seed: int = number(0, "of the directions and the rows", ge=0, le=2**63 - 1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TruthJob:
+    """`monosem truth`: a recipe's exam, on rows whose features are known."""
+
+    name: str = text("truth", "names the exam")
+    recipe: str | None = text(None, "a published recipe whose sae and train values hold where this file has none")
+    truth: TruthSection = field(default_factory=TruthSection)
+    sae: SaeJobConfig = field(default_factory=SaeJobConfig)
+    train: TrainConfig = field(default_factory=TrainConfig)
+    learner: LearnerConfig = field(default_factory=LearnerConfig)
+    rows: int = number(32768, "rows that mark, after those of training", ge=1024, le=2**32)
+
+
+@dataclass(frozen=True, kw_only=True)
 class TransformerSizes:
     vocab_size: int = number(4096, "tokens in the vocabulary", ge=257, le=65536)
     d_model: int = number(128, "residual stream", ge=1, le=16384)

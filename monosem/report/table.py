@@ -4,6 +4,18 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+MARKS = {
+    "found": ("recovered", ".1%"),
+    "MCC": ("mcc", ".3f"),
+    "precision": ("precision", ".3f"),
+    "recall": ("recall", ".3f"),
+    "strength": ("shrinkage", ".3f"),
+    "L0": ("l0", ".1f"),
+    "FVU": ("fvu", ".3f"),
+    "dead": ("dead", ".1%"),
+}
+"""Columns of `show_marks`: the key of a row, and its form."""
+
 
 def show_table(rows: list[dict], console: Console | None = None) -> None:
     """One line per run: features, L0, FVU, loss recovered, dead share, rows/s; "-" for what was not measured."""
@@ -15,6 +27,18 @@ def show_table(rows: list[dict], console: Console | None = None) -> None:
     table.add_column("state")
     for row in rows:
         table.add_row(*(Text(cell) for cell in _cells(row)))
+    console.print(table)
+
+
+def show_marks(rows: list[dict], console: Console | None = None) -> None:
+    """One line per run of `monosem truth`."""
+    console = console or Console(width=80)
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    table.add_column("run", overflow="fold")
+    for name in MARKS:
+        table.add_column(name, justify="right", no_wrap=True)
+    for row in rows:
+        table.add_row(Text(row["run"]), *(Text(format(row[key], form)) for key, form in MARKS.values()))
     console.print(table)
 
 
