@@ -152,6 +152,19 @@ def runs(args: argparse.Namespace) -> int:
     return 0
 
 
+def fit(args: argparse.Namespace) -> int:
+    from monosem.report.table import show_laws
+    from monosem.stages.fit import fit_sweep
+
+    found = fit_sweep(args.sweep)
+    if args.json:
+        _document(found)
+    else:
+        show_laws(found["groups"])
+        _say(f"page: {found['uri']}")
+    return 0
+
+
 def pull(args: argparse.Namespace) -> int:
     from monosem.stages.pull import pull_dictionary
 

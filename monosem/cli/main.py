@@ -75,6 +75,7 @@ def _parser() -> argparse.ArgumentParser:
         _truth,
         _evaluate,
         _runs,
+        _fit,
         _pull,
         _shuffle,
         _import,
@@ -229,6 +230,18 @@ def _evaluate(verbs) -> None:
 def _runs(verbs) -> None:
     parser = _verb(verbs, "runs", commands.runs, "list the runs in a store", "monosem runs ./monosem-store --json")
     parser.add_argument("store", metavar="STORE")
+    parser.add_argument("--json", action="store_true", help="one JSON document on stdout")
+
+
+def _fit(verbs) -> None:
+    parser = _verb(
+        verbs,
+        "fit",
+        commands.fit,
+        "scaling laws and Pareto fronts over a sweep's finished runs, and which run to add next",
+        "monosem fit ./monosem-store/quickstart",
+    )
+    parser.add_argument("sweep", metavar="STORE/SWEEP", help="where the sweep is")
     parser.add_argument("--json", action="store_true", help="one JSON document on stdout")
 
 

@@ -5,6 +5,8 @@ import io
 import matplotlib
 from matplotlib.figure import Figure
 
+from monosem.evals.laws import PowerLaw
+
 COLOURS = ("#4477aa", "#ee6677", "#228833", "#ccbb44", "#66ccee", "#aa3377", "#bb5566", "#004488", "#997700")
 INK = "#123456"
 """A colour nothing else uses; replaced by `currentColor`, so that axes follow the page's light or dark mode."""
@@ -31,7 +33,9 @@ def fvu_plot(runs: list[dict]) -> str:
     """Fraction of variance unexplained against the number of features."""
     figure, axes = _figure()
     rows = sorted(runs, key=lambda row: row["d_sae"])
-    axes.plot([r["d_sae"] for r in rows], [r["metrics"]["fvu"] for r in rows], color="#999999", linewidth=0.8)
+    for family in dict.fromkeys(map(_family, rows)):  # a line through the sizes of one kind
+        kin = [r for r in rows if _family(r) == family]
+        axes.plot([r["d_sae"] for r in kin], [r["metrics"]["fvu"] for r in kin], color="#999999", linewidth=0.8)
     for row, colour in zip(runs, _colours(len(runs)), strict=True):
         axes.plot([row["d_sae"]], [row["metrics"]["fvu"]], "o", color=colour, markersize=8)
     axes.set_xscale("log", base=2)
@@ -41,6 +45,12 @@ def fvu_plot(runs: list[dict]) -> str:
     axes.set_xlabel("features")
     axes.set_ylabel("FVU")
     return _svg(figure)
+
+
+def _family(row: dict) -> tuple:
+    """What a run has besides its size."""
+    names = ("variant", "l1_coefficient", "l0_coefficient", "k", "seed")
+    return row["host"]["hook_name"], *(row.get(name) for name in names)
 
 
 def density_plot(runs: list[dict]) -> str:
@@ -69,6 +79,43 @@ def curve_plot(curves: dict[str, list[dict]]) -> str:
     axes.set_ylabel("FVU of the batch")
     axes.legend(frameon=False, labelcolor=INK, fontsize=9)
     return _svg(figure)
+
+
+def law_plot(runs: list[dict], law: PowerLaw | None) -> str:
+    """FVU against training compute, both logarithmic, and the law through it."""
+    figure, axes = _figure()
+    for row, colour in zip(runs, _colours(len(runs)), strict=True):
+        axes.plot([row["compute"]], [row["fvu"]], "o", color=colour, markersize=7)
+        _name(axes, row["run"], (row["compute"], row["fvu"]))
+    if law:
+        ends = [min(r["compute"] for r in runs) / 1.3, 2.6 * max(r["compute"] for r in runs)]
+        axes.plot(ends, [law.at(c) for c in ends], "--", color="#999999", linewidth=1)
+    axes.set_xscale("log")
+    axes.set_yscale("log")
+    axes.yaxis.set_major_formatter(lambda value, _: f"{value:.3g}")
+    axes.yaxis.set_minor_formatter(lambda value, _: f"{value:.2g}")
+    axes.tick_params(which="minor", colors=INK, labelsize=8)
+    axes.set_xlabel("training FLOPs")
+    axes.set_ylabel("FVU")
+    return _svg(figure)
+
+
+def front_plot(runs: list[dict], points: list[tuple[float, float]], front: list[int], label: str) -> str:
+    """L0 against a loss; the Pareto front as a line, what lies behind it hollow. Further left and lower is better."""
+    figure, axes = _figure()
+    axes.plot(*zip(*(points[i] for i in front), strict=True), color="#999999", linewidth=1, zorder=1)
+    for i, (row, colour) in enumerate(zip(runs, _colours(len(runs)), strict=True)):
+        face = colour if i in front else "none"
+        axes.plot(*([value] for value in points[i]), "o", color=colour, markerfacecolor=face, markersize=7)
+        _name(axes, row["run"], points[i])
+    axes.set_xlim(left=0)
+    axes.set_xlabel("L0: active features per token")
+    axes.set_ylabel(label)
+    return _svg(figure)
+
+
+def _name(axes, text: str, at: tuple[float, float]) -> None:
+    axes.annotate(text, at, xytext=(7, -3), textcoords="offset points", color=INK, fontsize=8)
 
 
 def _neurons_line(axes, l0: float, label: str) -> None:

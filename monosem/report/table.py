@@ -42,6 +42,20 @@ def show_marks(rows: list[dict], console: Console | None = None) -> None:
     console.print(table)
 
 
+def show_laws(groups: list[dict], console: Console | None = None) -> None:
+    """Of each hook point and variant: the exponents of its laws, and the run to add next."""
+    console = console or Console(width=80)
+    for group in groups:
+        asked = ", ".join(f"{name}={value:g}" for name, value in group["asked"].items())
+        console.print(Text(f"{group['variant']} on {group['hook_point']} ({asked}), {len(group['runs'])} runs"))
+        for name, law in group["laws"].items():
+            if law:
+                error = "" if law["error"] is None else f" +- {law['error']:.3f}"
+                console.print(Text(f"  {name:9} ~ compute^{law['b']:+.3f}{error}"))
+        overrides = " ".join(f"{name}={value}" for name, value in group["next"].items())
+        console.print(Text(f"  next: {overrides or 'none'} ({group['why']})"))
+
+
 def _cells(row: dict) -> list[str]:
     def shown(key: str, form: str) -> str:
         return "-" if row.get(key) is None else format(row[key], form)
