@@ -1,7 +1,7 @@
 """What makes one architecture differ from another: from pre-activations to features, the penalty, and the way back.
 
 A head is made for one slot of a batch, keeps what its way back needs, and is thrown away. All of them share the
-encoder's and the decoder's products (`gradients.py`). The derivatives are written out; `tests/sae/test_variants.py`
+encoder's and the decoder's products (`gradients.py`). The derivatives are written out; `tests/sae/test_formulas.py`
 holds each against float64 autograd of the formula in its docstring.
 
 Shape letters: B rows of the slot, F d_sae. n_F: norms of the decoder's rows. `share`: 1 / rows of the whole batch.
