@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from monosem.config.job import PretrainJob, SweepJob
+from monosem.config.job import PretrainJob, SweepJob, TruthJob
 from monosem.config.load import load_job, to_plain
 from monosem.errors import InputError
 
@@ -21,7 +21,7 @@ def file(tmp_path):
 
 @pytest.mark.parametrize("path", sorted(JOBS.glob("*.yaml")), ids=lambda p: p.name)
 def test_every_job_file_of_ours_loads(path):
-    schema = PretrainJob if path.name.startswith("host") else SweepJob
+    schema = {"host_one_layer.yaml": PretrainJob, "truth.yaml": TruthJob}.get(path.name, SweepJob)
     assert load_job(schema, str(path), []).name
 
 
