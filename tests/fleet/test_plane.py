@@ -73,3 +73,11 @@ def test_workers_added_and_taken_away_while_it_runs(nodes, job, tmp_path):
     assert "3 model workers asked for, 1 there" in out
     assert records(store) == records(tmp_path / "inline")
     assert run_cli("scale", f"{store}/tiny", "--workers", 2) == 2  # it has ended
+
+
+def test_every_variant_has_its_bits_on_the_cluster(nodes, job, tmp_path):
+    kinds = ("sae.variant=[relu,topk,batch_topk,jumprelu,gated,matryoshka]", "sae.expansion_factor=4", "sae.k=6",
+             "sae.l0_coefficient=0.001", "train.input_scale=unit", "train.steps=150", "train.dead_rows=1000")  # fmt: skip
+    assert run_cli("sweep", job, *kinds, f"store={tmp_path / 'inline'}", "--inline") == 0
+    finish(start(nodes, "sweep", job, *kinds, f"store={tmp_path / 'ray'}", "stream.workers=2", "stream.shards=2"))
+    assert records(tmp_path / "ray") == records(tmp_path / "inline") and len(records(tmp_path / "ray")) == 12
