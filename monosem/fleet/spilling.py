@@ -9,13 +9,16 @@ class SpillWatch:
     """`look` says when bytes were spilled since the last time, at most every LOOK_S."""
 
     def __init__(self):
-        self.last, self.spilled = time.monotonic(), spilled_bytes()
+        self.last, self.spilled = time.monotonic(), spilled_bytes() or 0
 
     def look(self) -> list[str]:
         if time.monotonic() - self.last < LOOK_S:
             return []
         self.last = time.monotonic()
-        before, self.spilled = self.spilled, spilled_bytes()
+        before, now = self.spilled, spilled_bytes()
+        if now is None:
+            return []
+        self.spilled = now
         if self.spilled <= before:
             return []
         return [
@@ -25,10 +28,17 @@ class SpillWatch:
         ]
 
 
-def spilled_bytes() -> int:
-    """Bytes that the cluster's object stores have spilled so far."""
+def spilled_bytes() -> int | None:
+    """Bytes that the cluster's object stores have spilled so far; None if a node does not answer.
+
+    Ray asks every node that it believes alive; one that was lost a moment ago is still among them.
+    """
+    import grpc
     import ray
     from ray._private.internal_api import get_memory_info_reply, get_state_from_address
 
-    reply = get_memory_info_reply(get_state_from_address(ray.get_runtime_context().gcs_address))
+    try:
+        reply = get_memory_info_reply(get_state_from_address(ray.get_runtime_context().gcs_address))
+    except grpc.RpcError:
+        return None  # the loss itself is told where its actors are watched; this is asked again
     return reply.store_stats.spilled_bytes_total
