@@ -2,7 +2,8 @@
 
 from dataclasses import dataclass
 
-VARIANTS = ("relu", "topk", "batch_topk", "jumprelu", "gated", "matryoshka")
+from monosem.config.job import VARIANTS
+
 ERRORS = ("mean", "sum")
 L1_WEIGHTS = ("plain", "decoder_norm")
 SPARSITIES = ("step", "tanh")
