@@ -9,6 +9,8 @@ from dataclasses import dataclass, field
 from monosem.config.fields import axis, choice, number, text
 
 VARIANTS = ("relu", "topk", "batch_topk", "jumprelu", "gated", "matryoshka")
+TOP_K = ("topk", "batch_topk", "matryoshka")
+"""Variants that keep the k largest, and have AuxK."""
 PRECISIONS = ("fp32", "bf16")
 CODECS = ("raw", "zstd", "bf16", "int8")
 

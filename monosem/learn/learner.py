@@ -9,7 +9,7 @@ import math
 import torch
 from torch import Tensor
 
-from monosem.config.job import TrainConfig
+from monosem.config.job import TOP_K, TrainConfig
 from monosem.errors import Diverged
 from monosem.learn.schedules import lr_at, now_at
 from monosem.sae.config import SaeConfig
@@ -20,14 +20,19 @@ from monosem.sae.resample import FEATURE_AXIS, resample
 from monosem.sae.use import for_use
 
 MOMENTS = ("exp_avg", "exp_avg_sq")
-AUX_VARIANTS = ("topk", "batch_topk", "matryoshka")
 THRESHOLD_STEPS = 1000
 """dictionary_learning's decay of 0.999; see `Learner._follow_threshold`."""
 
 
+def masked_rows(x: Tensor, y: Tensor | None = None) -> Tensor:
+    """Which rows of x [n, d_in], or of their targets y, are masked: they hold NaN. bool [n]."""
+    masked = x[:, 0].isnan()
+    return masked if y is None else masked | y[:, 0].isnan()
+
+
 def finite_rows(x: Tensor) -> Tensor:
     """Rows [n, d_in] without the masked ones, which hold NaN."""
-    return x[~x[:, 0].isnan()]
+    return x[~masked_rows(x)]
 
 
 class Learner:
@@ -95,7 +100,7 @@ class Learner:
     def resample(self, x: Tensor, y: Tensor | None = None) -> int:
         """Resample features silent in the last `resample_window` steps, on rows [n, d_in]. Returns how many."""
         dead_F = self.dead(self.train.resample_window)
-        kept = ~x[:, 0].isnan() if y is None else ~(x[:, 0].isnan() | y[:, 0].isnan())
+        kept = ~masked_rows(x, y)
         x, y = self._scaled(x[kept]), None if y is None else self._scaled(y[kept])
         chunk = self.train.batch_size // self.slots
         reborn = resample(self.sae, dead_F, x, self.steps_done, chunk, self.train.precision, self._reset_moments, y)
@@ -156,7 +161,7 @@ class Learner:
 
     def _masked(self, x: Tensor, y: Tensor | None) -> Tensor | None:
         """Which rows are masked; None if there are none, as almost always."""
-        masked_B = x[:, 0].isnan() if y is None else x[:, 0].isnan() | y[:, 0].isnan()
+        masked_B = masked_rows(x, y)
         n = int(masked_B.sum())
         if n == 0:
             return None
@@ -167,7 +172,7 @@ class Learner:
 
     def _aux_features(self) -> Tensor | None:
         """The features that AuxK is for, int64 [n]; None if there are none."""
-        if self.config.variant not in AUX_VARIANTS or self.config.aux_coefficient == 0:
+        if self.config.variant not in TOP_K or self.config.aux_coefficient == 0:
             return None
         dead = self.dead(-(-self.train.dead_rows // self.train.batch_size)).nonzero().flatten()
         return dead if len(dead) else None

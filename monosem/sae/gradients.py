@@ -6,7 +6,7 @@
            (1/B) sum r^2       error "sum"    the 2024 updates (they differ by the factor O)
 
 With nested prefixes (matryoshka) E is the mean over the prefixes' reconstructions. Penalties are the heads'
-(`heads.py`), AuxK is `auxk.py`'s.
+(`heads/`), AuxK is `auxk.py`'s.
 
 By hand rather than by autograd: the pre-encoder bias needs no gradient per row (a sum over the batch and
 one vector-matrix product do), which saves a sixth of the arithmetic, and the order of every sum is fixed.

@@ -6,7 +6,7 @@ Everything here is a pure function of the job; a `SweepSpec` is what an executor
 from dataclasses import dataclass, field, fields
 from itertools import product
 
-from monosem.config.job import SweepJob
+from monosem.config.job import TOP_K, SweepJob
 from monosem.config.load import to_plain
 from monosem.errors import InputError
 from monosem.rows.order import StreamOrder
@@ -80,7 +80,7 @@ class SweepSpec:
 AXES = {
     "l1_coefficient": ("l1", lambda v, sparsity: v in ("relu", "gated") or (v == "jumprelu" and sparsity == "tanh")),
     "l0_coefficient": ("l0", lambda v, sparsity: v == "jumprelu" and sparsity == "step"),
-    "k": ("k", lambda v, sparsity: v in ("topk", "batch_topk", "matryoshka")),
+    "k": ("k", lambda v, sparsity: v in TOP_K),
 }
 """Axes that only some variants have: their short name, and whether a variant has it."""
 
@@ -116,7 +116,7 @@ def _sae_config(job: SweepJob, d_in: int, factor: int, **chosen: object) -> SaeC
         config = SaeConfig(**(same | chosen), d_in=d_in, d_sae=factor * d_in)
     except ValueError as error:
         raise InputError(f"sae.{error}") from None
-    if config.variant in ("topk", "batch_topk", "matryoshka") and config.k > config.d_sae:
+    if config.variant in TOP_K and config.k > config.d_sae:
         raise InputError(f"sae.k={config.k}: expansion factor {factor} has only {config.d_sae:,} features")
     return config
 
