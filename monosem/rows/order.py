@@ -165,6 +165,10 @@ class StreamOrder:
         first = (generation * self.items_per_block + v) * self.tile_rows
         return self.phi(s)(np.arange(first, first + self.tile_rows))
 
+    def segment_places(self, u: int) -> np.ndarray:
+        """Where the rows of emitted segment u go, tile by tile as in `items_of_segment`. int64 [segment_rows]."""
+        return self.phi(u + self.generations - 1)(np.arange(self.segment_rows))
+
 
 def plan_order(
     seed: int, n_contexts: int, context_length: int, rows_per_context: int, contexts_per_item: int, shuffle_rows: int

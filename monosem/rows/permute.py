@@ -31,7 +31,14 @@ def uniforms(seed: int, purpose: int, index: int, n: int) -> np.ndarray:
 
 def shuffled(seed: int, purpose: int, index: int, n: int) -> np.ndarray:
     """A uniform permutation of range(n). int64 [n]."""
-    return np.argsort(words(seed, purpose, index, n), kind="stable")
+    return _ranked(words(seed, purpose, index, n))
+
+
+def _ranked(keys: np.ndarray) -> np.ndarray:
+    """The stable order of `keys`. The default sort is four times as fast, and the same wherever no two are equal."""
+    order = np.argsort(keys)
+    ordered = keys[order]
+    return np.argsort(keys, kind="stable") if (ordered[1:] == ordered[:-1]).any() else order
 
 
 class Feistel:

@@ -14,6 +14,7 @@ from monosem.evals.sparsity import CHUNK_ELEMENTS
 from monosem.host.model import HostModel
 from monosem.rows.order import StreamOrder
 from monosem.stages.spec import RunSpec, SweepSpec
+from monosem.stream.fill import TOGETHER
 
 MIB, GIB = 2**20, 2**30
 BASE = {"inline": 520 * MIB, "driver": 480 * MIB, "actor": 330 * MIB, "ray": 470 * MIB}
@@ -82,8 +83,13 @@ def forward_bytes(s: Shapes) -> int:
     return 6 * tokens * max(s.widths.values()) * FLOAT + 2 * s.item_bytes
 
 
+def filling_bytes(s: Shapes) -> int:
+    """The segments under way in one process, G, with the rest of their blocks at both ends, and their places."""
+    return (s.order.generations + 2 * TOGETHER - 1) * s.segment_bytes + 8 * s.order.generations * s.order.segment_rows
+
+
 def waiting_bytes(s: Shapes) -> int:
-    """Rows that wait for their segment, K*r*(G+1)/2, and the segments being mixed."""
+    """Rows that wait for their segment in a shard, K*r*(G+1)/2, and the segments being mixed."""
     return s.segment_bytes * (s.order.generations + 1) // 2 + 3 * s.segment_bytes
 
 
@@ -132,7 +138,7 @@ def memory_plan(s: Shapes, packs: Sequence[Sequence[RunSpec]], inline: bool, kee
     if inline:
         runs = [run for pack in packs for run in pack]
         need = BASE["inline"] + (learner_bytes(s, runs, total_width) if runs else s.host_bytes)
-        need += (waiting_bytes(s) + forward_bytes(s) + shared_bytes(s) if live else 0) + file * total_width
+        need += (filling_bytes(s) + forward_bytes(s) + shared_bytes(s) if live else 0) + file * total_width
         knobs = f"{LEARNER_KNOBS}, stream.shuffle_rows" if runs else "stream.shuffle_rows"
         return [Need("this process", 1, need, knobs)]
     needs = [Need("driver", 1, BASE["driver"], ""), Need("Ray's own processes", 1, BASE["ray"], "")]

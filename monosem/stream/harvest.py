@@ -4,7 +4,7 @@ A work item is the launch: a fixed number of contexts in a fixed order, never re
 bits do not depend on who computed it, when, or what else was asked for.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -55,23 +55,25 @@ class Harvester:
 
     def item(self, item: int) -> pa.RecordBatch:
         """Rows of a work item in tile order, a column per hook point: float32 [G * tile_rows, width] each."""
-        return item_batch(self._rows(item, 1)[0])
+        [columns] = self._rows(item, 1)
+        return item_batch(columns)
 
-    def tiles(self, item: int) -> list[list[np.ndarray]]:
-        """The same rows by tile, by hook point: each tile is memory of its own and can be let go by itself."""
+    def tiles(self, item: int) -> Iterator[list[np.ndarray]]:
+        """The same rows by tile, by hook point: one after the other, so that each is in the cache when it comes."""
         return self._rows(item, self.order.generations)
 
-    def _rows(self, item: int, parts: int) -> list[list[np.ndarray]]:
+    def _rows(self, item: int, parts: int) -> Iterator[list[np.ndarray]]:
         """An item's rows in tile order, in `parts` equal parts, by hook point."""
         contexts, tokens_gci = self.text.item(item)
         with torch_threads(self.threads):
             batch = context_tokens(self.text.index, contexts).to(self.device)
-            found = self.model.capture(batch, self.hook_points)
-            c = torch.arange(len(contexts))[None, :, None]
-            return [
-                [_masked(x[c.to(x.device), t.to(x.device)]) for x in (found[name] for name in self.hook_points)]
-                for t in torch.from_numpy(tokens_gci).chunk(parts)
-            ]
+            captured = self.model.capture(batch, self.hook_points)
+        found = [captured[name] for name in self.hook_points]
+        c = torch.arange(len(contexts))[None, :, None]
+        for t in torch.from_numpy(tokens_gci).chunk(parts):
+            with torch_threads(self.threads):
+                part = [_masked(x[c.to(x.device), t.to(x.device)]) for x in found]
+            yield part
 
 
 def item_digest(item: pa.RecordBatch) -> str:

@@ -39,18 +39,10 @@ class Tiles:
     def add(self, item: int, columns: Sequence[np.ndarray], segments: Iterable[range]) -> None:
         """Keep copies of the tiles of an item that go to one of `segments`. Columns: float32 [rows, width] each."""
         n = self.order.tile_rows
-        for g in self._wanted(item, segments):
-            self.held[item, g] = [rows[g * n : (g + 1) * n].copy() for rows in columns]
-
-    def keep(self, item: int, tiles: Sequence[list[np.ndarray]], segments: Iterable[range]) -> None:
-        """The same for tiles (by hook point) that are memory of their own: kept without a copy."""
-        for g in self._wanted(item, segments):
-            self.held[item, g] = tiles[g]
-
-    def _wanted(self, item: int, segments: Iterable[range]) -> list[int]:
-        """The generations of an item that go to one of `segments`."""
-        wanted, places = list(segments), range(self.order.generations)
-        return [g for g in places if any(self.order.tile_segment(item, g) in some for some in wanted)]
+        wanted = list(segments)
+        for g in range(self.order.generations):
+            if any(self.order.tile_segment(item, g) in some for some in wanted):
+                self.held[item, g] = [rows[g * n : (g + 1) * n].copy() for rows in columns]
 
     def take(self, tiles: Sequence[Tile]) -> list[list[np.ndarray]]:
         """The rows of `tiles`, which are let go: by tile, by hook point."""
@@ -64,21 +56,6 @@ class Tiles:
             for tile, rows in self.held.items()
             if any(self.order.tile_segment(*tile) in some for some in wanted)
         }
-
-
-def mix_segment(
-    order: StreamOrder, segment: int, tiles: Sequence[Tile], rows: Sequence[Sequence[np.ndarray]]
-) -> list[np.ndarray]:
-    """All of `segment` from all of its tiles, for each hook point: float32 [segment_rows, width].
-
-    Rows are by tile, by hook point. The same as the one part of a single shard, without the way through Arrow.
-    """
-    places = [order.tile_places(segment, *tile) for tile in tiles]
-    segments = [np.empty((order.segment_rows, column.shape[1]), dtype=np.float32) for column in rows[0]]
-    for column, mixed in enumerate(segments):
-        for at, tile in zip(places, rows, strict=True):
-            mixed[at] = tile[column]
-    return segments
 
 
 def mix_part(

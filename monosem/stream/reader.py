@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from monosem.rows.order import StreamOrder, segment_pieces
+from monosem.stream.fill import Fillings, joined
 from monosem.stream.harvest import Harvester
-from monosem.stream.mix import Tiles, mix_segment
 
 
 class Rows(Protocol):
@@ -43,7 +43,7 @@ class LocalSource:
     def __init__(self, harvester: Harvester, hold_rows: int = 0):
         self.harvester, self.order = harvester, harvester.order
         self.hold = 1 + -(-hold_rows // self.order.segment_rows)
-        self.tiles = Tiles(self.order)
+        self.fillings = Fillings(self.order)
         self.made: dict[int, list[np.ndarray]] = {}  # segments by hook point
         self.asked = dict.fromkeys(harvester.hook_points, -1)  # the last segment each hook point asked for
 
@@ -62,12 +62,9 @@ class LocalSource:
         return self.made[u]
 
     def _make(self, u: int) -> list[np.ndarray]:
-        tiles = self.order.items_of_segment(u)
-        coming = [range(u, u + self.order.generations)]
-        self.tiles.keep_only(coming)
-        for item in self.tiles.missing(tiles):
-            self.tiles.keep(item, self.harvester.tiles(item), coming)
-        return mix_segment(self.order, u, tiles, self.tiles.take(tiles))
+        for item in self.fillings.begin(u):
+            self.fillings.put(item, self.harvester.tiles(item), u)
+        return self.fillings.take(u)
 
 
 class RowReader:
@@ -81,14 +78,12 @@ class RowReader:
     def rows(self, lo: int, hi: int) -> Tensor:
         """Rows [lo, hi): float32 [hi - lo, width].
 
-        A copy, or, where they lie in one segment that is private to this process, a view of that: all who are given
-        the same rows then see the same memory, and nobody writes to it.
+        A copy, or, where they lie in one piece of memory that is private to this process, a view of that: all who are
+        given the same rows then see the same memory, and nobody writes to it.
         """
         pieces = segment_pieces(lo, hi, self.order.segment_rows)
-        if len(pieces) == 1 and self.source.private:
-            u, first, last = pieces[0]
-            return torch.from_numpy(self._segment(u)[first:last])
-        return torch.from_numpy(np.concatenate([self._segment(u)[first:last] for u, first, last in pieces]))
+        found = [self._segment(u)[first:last] for u, first, last in pieces]
+        return torch.from_numpy(joined(found) if self.source.private else np.concatenate(found))
 
     def _segment(self, u: int) -> np.ndarray:
         if self.held is None or self.held[0] != u:

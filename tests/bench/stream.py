@@ -35,6 +35,7 @@ from monosem.stages.prepare import prepare_stream
 from monosem.store.store import open_store
 from monosem.stream.harvest import Harvester, StreamText, item_digest
 from monosem.stream.reader import LocalSource, RowReader
+from monosem.stream.records import columns_of
 from monosem.text.selection import Selection
 from monosem.text.tokens import TokenIndex
 
@@ -146,11 +147,11 @@ def harvester_of(model, hook_point: str, contexts: int = 4096) -> Harvester:
     return Harvester(model, StreamText(index, Selection(index, 128, 0, frozenset()), order), [hook_point], threads=1)
 
 
-def overhead(harvester: Harvester, repeat: int, segments: int = 12) -> dict[str, float]:
+def overhead(harvester: Harvester, repeat: int, batch: int, segments: int = 12) -> dict[str, float]:
     """Time per item of the whole stream against that of harvesting the same items, digests included."""
     [hook_point] = harvester.hook_points
     order = harvester.order
-    rows = segments * order.segment_rows // BATCH * BATCH
+    rows = segments * order.segment_rows // batch * batch
     warm = Counting(harvester)
     LocalSource(warm).segment(0, hook_point)
     first = len(warm.items)
@@ -168,27 +169,40 @@ def overhead(harvester: Harvester, repeat: int, segments: int = 12) -> dict[str,
     def stream() -> int:
         nonlocal position
         before = len(source.items)
-        for lo in range(position, position + rows, BATCH):
-            reader.rows(lo, lo + BATCH)
+        for lo in range(position, position + rows, batch):
+            reader.rows(lo, lo + batch)
         position += rows
         return len(source.items) - before
 
-    rates = alternate({"harvest": harvest, "stream": stream}, repeat, time.thread_time)
-    item = {name: 1e3 / statistics.median(r) for name, r in rates.items()}
-    return {"harvest, ms per item": item["harvest"], "stream, ms per item": item["stream"],
-            "stream / harvest": ratio(rates, "harvest", "stream")}  # fmt: skip
+    kept, filled = np.zeros((order.generations * order.segment_rows, WIDTH), dtype=np.float32), 0
+
+    def keep() -> int:
+        """Harvest, and one plain copy into memory of the shuffle's size: the least that holding rows back can cost."""
+        nonlocal filled
+        for item in range(first, first + segments * order.items_per_block):
+            found = harvester.item(item)
+            item_digest(found)
+            [rows] = columns_of(found)
+            filled = filled if filled + len(rows) <= len(kept) else 0
+            np.copyto(kept[filled : filled + len(rows)], rows)
+            filled += len(rows)
+        return segments * order.items_per_block
+
+    rates = alternate({"harvest": harvest, "keep": keep, "stream": stream}, repeat, time.thread_time)
+    return {"harvest, ms per item": 1e3 / statistics.median(rates["harvest"]),
+            "with one copy": ratio(rates, "harvest", "keep"),
+            "stream": ratio(rates, "harvest", "stream")}  # fmt: skip
 
 
 def live(repeat: int) -> dict:
     torch.manual_seed(0)
     sizes = TransformerConfig(vocab_size=4096, context_length=256, d_model=WIDTH, d_mlp=8, n_heads=2)
     job = load_job(SweepJob, JOB, [])
-    return {
-        "embeddings only (resid_pre, 512 wide)": overhead(
-            harvester_of(OneLayerTransformer(sizes), "resid_pre"), repeat
-        ),
-        "one-layer-a at mlp.post (512 wide)": overhead(harvester_of(load_host(job.host).model, "mlp.post"), repeat),
+    hosts = {
+        "embeddings (resid_pre, 512)": harvester_of(OneLayerTransformer(sizes), "resid_pre"),
+        "one-layer-a (mlp.post, 512)": harvester_of(load_host(job.host).model, "mlp.post"),
     }
+    return {f"{n}, {batch}": overhead(h, repeat, batch) for n, h in hosts.items() for batch in (256, BATCH)}
 
 
 def on_ray(directory: str, rows: int = 400_000) -> dict:

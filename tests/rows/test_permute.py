@@ -56,3 +56,9 @@ def test_keys_differ_by_every_part():
 def test_uniforms_lie_in_the_unit_interval():
     u = uniforms(9, 1, 0, 10_000)
     assert 0 <= u.min() and u.max() < 1 and abs(u.mean() - 0.5) < 0.02
+
+
+def test_shuffled_keeps_the_stable_order_where_two_keys_are_equal(monkeypatch):
+    equal = np.array([7, 3, 7, 1, 3, 7, 1] * 40, dtype=np.uint64)
+    monkeypatch.setattr("monosem.rows.permute.words", lambda *key: equal)
+    assert np.array_equal(shuffled(0, CONTEXTS, 0, len(equal)), np.argsort(equal, kind="stable"))

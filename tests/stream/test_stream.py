@@ -8,6 +8,7 @@ import torch
 from monosem.host.stored import load_host
 from monosem.learn.recent import RecentRows
 from monosem.rows.order import StreamOrder
+from monosem.stream.fill import TOGETHER, Fillings, joined
 from monosem.stream.harvest import Harvester, StreamText, item_digest
 from monosem.stream.mix import Tiles, assemble, mix_part, part_tiles
 from monosem.stream.reader import LocalSource, RowReader
@@ -101,12 +102,44 @@ def test_one_forward_pass_per_item_feeds_every_hook_point(harvester, monkeypatch
 
 
 def test_what_waits_for_its_segment_is_bounded(harvester):
-    """K*r*(G+1)/2 rows, less the segment just taken: the closed form of the order's docstring."""
-    source = LocalSource(harvester)
+    """G - 1 segments under way in one process; tiles of K*r*(G+1)/2 rows, less the segment just taken, in a shard."""
+    source, tiles = LocalSource(harvester), Tiles(ORDER)
     for u in range(12):
         source.segment(u, "mlp.post")
-        held = sum(len(rows[0]) for rows in source.tiles.held.values())
-        assert held == ORDER.segment_rows * (ORDER.generations - 1) // 2
+        assert sorted(source.fillings.held) == list(range(u + 1, u + ORDER.generations))
+        chosen = part_tiles(ORDER, u, 0, 1)
+        for item in tiles.missing(chosen):
+            tiles.add(item, columns_of(harvester.item(item)), [range(u, u + ORDER.generations)])
+        tiles.take(chosen)
+        assert sum(len(rows[0]) for rows in tiles.held.values()) == ORDER.segment_rows * (ORDER.generations - 1) // 2
+
+
+def test_batches_across_segments_of_one_group_are_views_and_others_copies(harvester):
+    again, n = reader(harvester), ORDER.segment_rows
+    whole = reader(harvester).rows(0, (TOGETHER + 1) * n)
+    for u in range(1, TOGETHER + 1):
+        batch = again.rows(u * n - 5, u * n + 5)
+        assert torch.equal(batch, whole[u * n - 5 : u * n + 5])
+        assert np.shares_memory(batch.numpy(), again.rows(u * n, u * n + 5).numpy()) == (u % TOGETHER != 0)
+
+
+def test_pieces_that_are_not_neighbours_are_copied():
+    rows = np.arange(24, dtype=np.float32).reshape(12, 2).copy()
+    for cuts in ([(0, 4), (4, 9)], [(0, 4), (5, 9)], [(4, 8), (0, 4)], [(3, 3), (3, 5)], [(2, 7)]):
+        pieces = [rows[a:b] for a, b in cuts]
+        assert np.array_equal(joined(pieces), np.concatenate(pieces))
+    assert np.shares_memory(joined([rows[2:4], rows[4:5]]), rows)
+    assert not np.shares_memory(joined([rows[:1], rows[2:3]]), rows)
+    flat = np.arange(24, dtype=np.float32).reshape(12, 2)  # a view of an array of another shape
+    assert np.array_equal(joined([flat[:2], flat[2:5]]), flat[:5])
+
+
+def test_a_segment_is_not_given_before_all_of_its_tiles_are_in_place(harvester):
+    fillings = Fillings(ORDER)
+    for item in fillings.begin(0)[:-1]:
+        fillings.put(item, harvester.tiles(item), 0)
+    with pytest.raises(ValueError, match="lacks"):
+        fillings.take(0)
 
 
 def test_a_row_that_is_not_finite_is_masked_and_no_other(harvester, monkeypatch):

@@ -1,0 +1,94 @@
+"""Filling: rows go straight to their places in the segments that are still being made, by one process alone.
+
+A tile's rows are written once, while they are still in the cache, so that a stream costs one pass over its rows
+beyond the harvest and no second. The price is that the segments under way are memory at full size, K*r*G rows
+and the rest of their blocks, where waiting tiles (`mix.Tiles`) are K*r*(G+1)/2.
+"""
+
+from collections.abc import Iterable
+
+import numpy as np
+
+from monosem.rows.order import StreamOrder
+
+TOGETHER = 4
+"""Segments that lie one behind the other in memory, so that most batches across two segments need no copy."""
+
+
+class Filling:
+    """One segment: its rows by hook point, where each tile goes, and the tiles that are not in place yet."""
+
+    def __init__(self, order: StreamOrder, segment: int, rows: list[np.ndarray]):
+        tiles = order.items_of_segment(segment)
+        self.missing = dict(zip(tiles, order.segment_places(segment).reshape(len(tiles), -1), strict=True))
+        self.rows, self.blocks = rows, [_as_blocks(column) for column in rows]
+
+    def put(self, tile: tuple[int, int], columns: list[np.ndarray]) -> None:
+        """Columns: float32 [tile_rows, width] by hook point. A tile that is in place already stays as it is."""
+        at = self.missing.pop(tile, None)
+        if at is not None:
+            for blocks, column in zip(self.blocks, columns, strict=True):
+                blocks[at] = _as_blocks(column)
+
+
+class Fillings:
+    """The segments under way. What lies before the one asked for is let go, so what is held stays bounded."""
+
+    def __init__(self, order: StreamOrder):
+        self.order = order
+        self.held: dict[int, Filling] = {}
+        self.memory: dict[int, list[np.ndarray]] = {}  # of TOGETHER segments by hook point
+
+    def begin(self, segment: int) -> list[int]:
+        """The items that must be put before `segment` can be taken, in order."""
+        coming = range(segment, segment + self.order.generations)
+        self.held = {u: filling for u, filling in self.held.items() if u in coming}
+        groups = {u // TOGETHER for u in coming}
+        self.memory = {group: columns for group, columns in self.memory.items() if group in groups}
+        missing = self.held[segment].missing if segment in self.held else self.order.items_of_segment(segment)
+        return list(dict.fromkeys(item for item, _ in missing))
+
+    def put(self, item: int, tiles: Iterable[list[np.ndarray]], lowest: int) -> None:
+        """The rows of an item, by tile, by hook point; those that go to segments before `lowest` are passed over."""
+        for g, columns in enumerate(tiles):
+            u = self.order.tile_segment(item, g)
+            if u >= lowest:
+                if u not in self.held:
+                    self.held[u] = Filling(self.order, u, self._rows(u, [column.shape[1] for column in columns]))
+                self.held[u].put((item, g), columns)
+
+    def take(self, segment: int) -> list[np.ndarray]:
+        """A segment all of whose tiles are in place: float32 [segment_rows, width] by hook point."""
+        filling = self.held.pop(segment)
+        if filling.missing:
+            raise ValueError(f"segment {segment} lacks {len(filling.missing)} of its tiles")
+        return filling.rows
+
+    def _rows(self, segment: int, widths: list[int]) -> list[np.ndarray]:
+        """Memory for a segment: a slice of that of its group."""
+        n = self.order.segment_rows
+        group, place = divmod(segment, TOGETHER)
+        if group not in self.memory:
+            self.memory[group] = [np.empty((TOGETHER * n, width), dtype=np.float32) for width in widths]
+        return [column[place * n : (place + 1) * n] for column in self.memory[group]]
+
+
+def joined(pieces: list[np.ndarray]) -> np.ndarray:
+    """The pieces as one array: a view if they lie one behind the other in the same memory, else a copy."""
+    base = pieces[0].base
+    if len(pieces) > 1 and base is not None and all(p.base is base and p.strides == base.strides for p in pieces):
+        row = base.strides[0]
+        ends = [_address(piece) + len(piece) * row for piece in pieces]
+        if all(_address(piece) == end for piece, end in zip(pieces[1:], ends, strict=False)):
+            first = (_address(pieces[0]) - _address(base)) // row
+            return base[first : first + sum(map(len, pieces))]
+    return np.concatenate(pieces) if len(pieces) > 1 else pieces[0]
+
+
+def _address(array: np.ndarray) -> int:
+    return array.__array_interface__["data"][0]
+
+
+def _as_blocks(rows: np.ndarray) -> np.ndarray:
+    """Rows as single values, which are copied as blocks: [n] of 4 * width bytes each, the same memory."""
+    return rows.view(np.dtype((np.void, rows.strides[0])))[:, 0]
