@@ -84,8 +84,8 @@ def dying_after(step: int, run: str | None = None) -> Iterator[None]:
 
     original = Run.train_step
 
-    def train_step(self, x, digest):
-        original(self, x, digest)
+    def train_step(self, batch, digests):
+        original(self, batch, digests)
         if self.step == step and run in (None, self.name):
             raise Killed
 

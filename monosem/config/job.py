@@ -81,6 +81,8 @@ class SaeJobConfig:
 
     variant: list[str] = axis(["relu"], "architecture", options=VARIANTS)
     expansion_factor: list[int] = axis([8], "features per input dimension", ge=1, le=1_048_576)
+    target: str | None = text(None, "the hook point to reconstruct, if it is not the one that is read: a transcoder")
+    skip: bool = field(default=False, metadata={"help": "transcoder: a linear map from input to output beside it"})
     l1_coefficient: list[float] = axis(
         [0.004], "relu, gated, jumprelu with tanh: weight of the L1 penalty beside the error", ge=0.0, le=1e6
     )

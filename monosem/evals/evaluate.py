@@ -31,13 +31,19 @@ class Evaluation:
 
 
 class Evaluator:
-    """Holds the held-out text and rows of one host and hook point; measures any number of dictionaries."""
+    """Holds the held-out text and rows of one host and hook point; measures any number of dictionaries.
 
-    def __init__(self, model: HostModel, heldout: TokenIndex, hook_point: str, config: EvalConfig):
+    target   the hook point that transcoders reconstruct; None for autoencoders
+    """
+
+    def __init__(
+        self, model: HostModel, heldout: TokenIndex, hook_point: str, config: EvalConfig, target: str | None = None
+    ):
         self.device = "cuda" if torch.cuda.is_available() else "cpu"
         self.model, self.hook_point, self.config = model.to(self.device), hook_point, config
         self.heldout = heldout
-        self.meter = RecoveredMeter(model, self._batches(config.contexts), hook_point)
+        self.target = target
+        self.meter = RecoveredMeter(model, self._batches(config.contexts), hook_point, target)
 
     def measure(self, sae: Sae) -> Evaluation:
         """Figures of a dictionary: l0, fvu, loss recovered, dead fraction, density histogram."""
@@ -62,19 +68,22 @@ class Evaluator:
     def neurons_l0(self) -> float:
         """Mean number of non-zero coordinates of a row at the hook point: the baseline to compare L0 with."""
         active, rows = 0, 0
-        for x in self._rows():
+        for x, _ in self._rows():
             active += int(torch.count_nonzero(x))
             rows += len(x)
         return active / rows
 
     def _rows(self):
-        """Held-out activations: all tokens of as many contexts as `rows` asks for."""
+        """Held-out activations and what is to be reconstructed: all tokens of as many contexts as `rows` asks for."""
+        points = [self.hook_point] if self.target is None else [self.hook_point, self.target]
         contexts = -(-self.config.rows // self.heldout.tokens_NT.shape[1])
         left = self.config.rows
         for batch in self._batches(contexts):
-            x = self.model.capture(batch, [self.hook_point])[self.hook_point].flatten(0, 1)[:left].float()
-            left -= len(x)
-            yield x[torch.isfinite(x).all(dim=1)]
+            captured = self.model.capture(batch, points)
+            found = [captured[name].flatten(0, 1)[:left].float() for name in points]
+            finite = torch.stack([torch.isfinite(rows).all(dim=1) for rows in found]).all(dim=0)
+            left -= len(finite)
+            yield found[0][finite], found[-1][finite]
 
     def _batches(self, n_contexts: int) -> list[Tensor]:
         n = min(n_contexts, len(self.heldout.tokens_NT))

@@ -2,7 +2,8 @@
 
     loss recovered = (zero-ablated - spliced) / (zero-ablated - clean)         Bricken et al. 2023
 
-in nats of next-token loss on held-out text. 1 is a perfect reconstruction, 0 is no better than zeros.
+in nats of next-token loss on held-out text. 1 is a perfect reconstruction, 0 is no better than zeros. A transcoder
+reads its hook point in an untouched pass, and what it makes of it is spliced in, or ablated, at its target.
 """
 
 from collections.abc import Callable, Sequence
@@ -44,14 +45,26 @@ def edited_loss(model: HostModel, batches: Sequence[Tensor], hook_point: str, ed
 class RecoveredMeter:
     """Measures many dictionaries on the same text; clean and zero-ablated loss are computed once."""
 
-    def __init__(self, model: HostModel, batches: Sequence[Tensor], hook_point: str):
-        self.model, self.batches, self.hook_point = model, batches, hook_point
-        self.clean = edited_loss(model, batches, hook_point, lambda x: x)
-        self.zero_ablated = edited_loss(model, batches, hook_point, torch.zeros_like)
+    def __init__(self, model: HostModel, batches: Sequence[Tensor], hook_point: str, target: str | None = None):
+        self.model, self.batches, self.hook_point, self.target = model, batches, hook_point, target
+        self.clean = edited_loss(model, batches, target or hook_point, lambda x: x)
+        self.zero_ablated = edited_loss(model, batches, target or hook_point, torch.zeros_like)
 
     def measure(self, sae: Sae) -> Recovered:
-        def splice(x: Tensor) -> Tensor:
-            rows = x.to(sae.W_enc.dtype).flatten(0, -2)
-            return torch.cat([sae(piece) for piece in row_chunks(rows, sae.config.d_sae)]).view_as(x).to(x.dtype)
+        if self.target is None:
+            spliced = edited_loss(self.model, self.batches, self.hook_point, lambda x: self._output(sae, x, x))
+        else:
+            spliced = sum(len(tokens) * self._transcoded(sae, tokens) for tokens in self.batches)
+            spliced /= sum(map(len, self.batches))
+        return Recovered(self.clean, spliced, self.zero_ablated)
 
-        return Recovered(self.clean, edited_loss(self.model, self.batches, self.hook_point, splice), self.zero_ablated)
+    @torch.no_grad()
+    def _transcoded(self, sae: Sae, tokens: Tensor) -> float:
+        """Mean loss of a batch with the target replaced by what the dictionary makes of the hook point."""
+        x = self.model.capture(tokens, [self.hook_point])[self.hook_point]
+        return edited_loss(self.model, [tokens], self.target, lambda y: self._output(sae, x, y))
+
+    def _output(self, sae: Sae, x: Tensor, like: Tensor) -> Tensor:
+        """The dictionary's output for x [..., d_in], in the shape and dtype of `like` [..., d_out]."""
+        rows = x.to(sae.W_enc.dtype).flatten(0, -2)
+        return torch.cat([sae(piece) for piece in row_chunks(rows, sae.config.d_sae)]).view_as(like).to(like.dtype)

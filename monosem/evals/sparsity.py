@@ -23,7 +23,7 @@ class Sparsity:
 
     rows         how many
     l0           mean number of active features per row
-    fvu          fraction of variance unexplained: sum |x - x_hat|^2 / sum |x - mean|^2
+    fvu          fraction of variance unexplained: sum |y - y_hat|^2 / sum |y - mean|^2, y being x but in transcoders
     density_F    share of rows on which each feature is active, float64 [d_sae]
     """
 
@@ -39,23 +39,26 @@ class Sparsity:
 
 
 @torch.no_grad()
-def measure_sparsity(sae: Sae, batches: Iterable[Tensor]) -> Sparsity:
-    """Pass all rows of `batches` ([n, d_in] each) through the dictionary; sums in float64."""
-    D, F = sae.config.d_in, sae.config.d_sae
+def measure_sparsity(sae: Sae, batches: Iterable[tuple[Tensor, Tensor]]) -> Sparsity:
+    """Pass all rows through the dictionary; sums in float64.
+
+    batches  of rows x [n, d_in] and what is to be reconstructed, y [n, d_out]: x itself, or a transcoder's target
+    """
+    F, out = sae.config.d_sae, sae.config.width_out
     rows, error = 0, 0.0
     fired_F = torch.zeros(F, dtype=torch.int64)
-    sum_D, squares = torch.zeros(D, dtype=torch.float64), 0.0
-    for batch in batches:
-        for x in row_chunks(batch, F):
+    sum_O, squares = torch.zeros(out, dtype=torch.float64), 0.0
+    for whole_x, whole_y in batches:
+        for x, y in zip(row_chunks(whole_x, F), row_chunks(whole_y, F), strict=True):
             f = sae.encode(x)
-            error += float((sae.decode(f) - x).double().square().sum())
+            error += float((sae.decode(f, x) - y).double().square().sum())
             fired_F += torch.count_nonzero(f, dim=0).cpu()
-            sum_D += x.double().sum(dim=0).cpu()
-            squares += float(x.double().square().sum())
+            sum_O += y.double().sum(dim=0).cpu()
+            squares += float(y.double().square().sum())
             rows += len(x)
     if rows == 0:
         raise ValueError("no rows to measure")
-    variance = squares - float(sum_D.square().sum()) / rows
+    variance = squares - float(sum_O.square().sum()) / rows
     return Sparsity(rows, float(fired_F.sum()) / rows, error / variance, fired_F.double() / rows)
 
 

@@ -21,9 +21,9 @@ from monosem.stream.reader import RowReader, Rows
 class _Reader:
     """What both have: a place in the stream, a status, and a way to be stopped."""
 
-    def __init__(self, spec: SweepSpec, name: str, shards: dict[int, object]):
-        self.spec = spec
-        self.source = RaySource(spec.order, name, spec.hook_points, shards)
+    def __init__(self, spec: SweepSpec, name: str, shards: dict[int, object], reads: tuple[str, ...]):
+        self.spec, self.reads = spec, reads
+        self.source = RaySource(spec.order, name, spec.hook_points, shards, reads)
         self.stop_asked = threading.Event()
         self.latest = Status()
 
@@ -42,8 +42,8 @@ class LearnerActor(_Reader):
     """`work` trains the runs of a pack, which have one hook point, to the end; the other methods answer meanwhile."""
 
     def __init__(self, spec: SweepSpec, pack: list[RunSpec], name: str, shards: dict[int, object]):
-        super().__init__(spec, name, shards)
-        self.pack, self.hook_point = pack, pack[0].hook_point
+        super().__init__(spec, name, shards, pack[0].reads)
+        self.pack = pack
 
     def work(self) -> Status:
         """Train the pack. A stop on request returns early, after a checkpoint."""
@@ -70,9 +70,9 @@ class LearnerActor(_Reader):
     def _readers(self, store) -> dict[str, Rows]:
         stored = dataset_readers(self.spec)
         if stored:
-            return {self.hook_point: stored[self.hook_point]}
+            return {name: stored[name] for name in self.reads}
         self.source.join(self._first_row(store) // self.spec.order.segment_rows)
-        return {self.hook_point: RowReader(self.source, self.spec.order, self.hook_point)}
+        return {name: RowReader(self.source, self.spec.order, name) for name in self.reads}
 
     def _first_row(self, store) -> int:
         """Where the run that is furthest behind goes on."""
@@ -89,7 +89,7 @@ class KeeperActor(_Reader):
     """`work` writes one hook point's rows as a dataset; a successor goes on with the first file that is missing."""
 
     def __init__(self, spec: SweepSpec, keeping: Keeping, hook_point: str, name: str, shards: dict[int, object]):
-        super().__init__(spec, name, shards)
+        super().__init__(spec, name, shards, (hook_point,))
         self.keeping, self.hook_point = keeping, hook_point
 
     def work(self) -> Status:

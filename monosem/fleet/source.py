@@ -1,4 +1,7 @@
-"""A reader's end of the stream: segments pulled by index from the buffer shards, one ahead."""
+"""A reader's end of the stream: segments pulled by index from the buffer shards, one ahead.
+
+A transcoder reads two hook points in step: they are pulled together, so that its place in the stream is one number.
+"""
 
 import threading
 
@@ -18,11 +21,20 @@ class RaySource:
 
     private = False
 
-    def __init__(self, order: StreamOrder, reader: str, hook_points: tuple[str, ...], shards: dict[int, object]):
-        self.order, self.reader, self.hook_points = order, reader, hook_points
+    def __init__(
+        self,
+        order: StreamOrder,
+        reader: str,
+        hook_points: tuple[str, ...],
+        shards: dict[int, object],
+        reads: tuple[str, ...],
+    ):
+        self.order, self.reader, self.reads = order, reader, reads
+        self.columns = [hook_points.index(name) for name in reads]
         self.shards = dict(shards)
         self.renewed = threading.Condition()
-        self.asked: dict[tuple[int, int], list] = {}  # (segment, column) -> (shard's actor, call) of each shard
+        self.asked: dict[int, list] = {}  # segment -> (shard's actor, call) of each shard
+        self.held: dict[tuple[str, int], np.ndarray] = {}  # pulled with another hook point's, not asked for yet
 
     def set_shard(self, shard: int, actor: object) -> None:
         """`actor` serves `shard` from now on. May be called from another thread."""
@@ -32,13 +44,19 @@ class RaySource:
 
     def segment(self, u: int, hook_point: str) -> np.ndarray:
         """Rows of segment u in order: float32 [segment_rows, width], read-only."""
-        column = self.hook_points.index(hook_point)
-        calls = self.asked.pop((u, column), None) or self._ask(u, column)
+        self.held = {(name, v): s for (name, v), s in self.held.items() if name != hook_point or v >= u}
+        if (hook_point, u) not in self.held:
+            self.held |= {(name, u): s for name, s in zip(self.reads, self._segments(u), strict=True)}
+        return self.held.pop((hook_point, u))
+
+    def _segments(self, u: int) -> list[np.ndarray]:
+        """Segment u at every hook point that is read."""
+        calls = self.asked.pop(u, None) or self._ask(u)
         self.asked = {}
-        parts = [self._part(shard, u, column, *call) for shard, call in enumerate(calls)]
-        segment = assemble(self.order, [part for part in parts if part is not None])
-        self.asked[u + 1, column] = self._ask(u + 1, column)
-        return segment
+        parts = [part for shard, call in enumerate(calls) if (part := self._part(shard, u, *call))]
+        segments = [assemble(self.order, list(column)) for column in zip(*parts, strict=True)]
+        self.asked[u + 1] = self._ask(u + 1)
+        return segments
 
     def join(self, u: int) -> None:
         """Announce that this reader starts at segment u, so that the shards wait for it."""
@@ -49,22 +67,22 @@ class RaySource:
         for actor in self.shards.values():
             actor.leave.remote(self.reader)
 
-    def _ask(self, u: int, column: int) -> list:
-        return [self._pull(shard, u, column) for shard in sorted(self.shards)]
+    def _ask(self, u: int) -> list:
+        return [self._pull(shard, u) for shard in sorted(self.shards)]
 
-    def _pull(self, shard: int, u: int, column: int) -> tuple[object, object]:
+    def _pull(self, shard: int, u: int) -> tuple[object, object]:
         actor = self.shards[shard]
-        return actor, actor.pull.remote(self.reader, u, column)
+        return actor, actor.pull.remote(self.reader, u, self.columns)
 
-    def _part(self, shard: int, u: int, column: int, actor: object, call: object):
-        """The shard's part of u. If the shard dies, and with it what it owns, its successor is asked."""
+    def _part(self, shard: int, u: int, actor: object, call: object) -> list:
+        """The shard's part of u by hook point, [] if it has none. If it dies, and with it what it owns, its successor
+        is asked."""
         while True:
             try:
-                refs = ray.get(call)
-                return ray.get(refs[0]) if refs else None
+                return ray.get(ray.get(call))
             except (ray.exceptions.RayActorError, ray.exceptions.ObjectLostError):
                 self._wait_for_successor(shard, actor)  # a part is lost with the shard that owns it
-            actor, call = self._pull(shard, u, column)
+            actor, call = self._pull(shard, u)
 
     def _wait_for_successor(self, shard: int, dead: object) -> None:
         with self.renewed:

@@ -88,8 +88,8 @@ class BufferShard:
             self.moved.notify_all()
         self._forget()
 
-    async def pull(self, reader: str, segment: int, column: int) -> list:
-        """[reference to this shard's part of `segment` at a hook point], or [] if it has no rows of it.
+    async def pull(self, reader: str, segment: int, columns: list[int]) -> list:
+        """References to this shard's part of `segment` at some hook points, or [] if it has no rows of it.
 
         Asking for a segment acknowledges all before it. A reader that is too far ahead of the slowest one waits
         here: that is the back-pressure.
@@ -100,7 +100,7 @@ class BufferShard:
             for u in window:
                 self._start_part(u)
         references = await self._start_part(segment)
-        return references[column : column + 1]
+        return [references[column] for column in columns if references]
 
     async def tell_news(self) -> list[str]:
         """What happened since the last call that people should know."""

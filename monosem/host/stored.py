@@ -84,16 +84,18 @@ def load_host(config: HostConfig | str, weights: bool = True) -> Host:
     return _assemble(reference, unpack_json(config_data, f"{reference}/config.json"), weights_data, words)
 
 
-def resolve_hook_points(model: HostModel, hook_points: list[str]) -> tuple[str, ...]:
-    """Canonical names, in order; an unknown one, or two names of one point, is an InputError."""
+def resolve_hook_points(
+    model: HostModel, hook_points: list[str], field: str = "host.hook_point"
+) -> tuple[str, ...]:
+    """Canonical names, in order; an unknown one, or two names of one point, is an InputError that names `field`."""
     found: dict[str, str] = {}
     for name in hook_points:
         try:
             canonical = model.resolve(name)
         except UnknownHookPoint as error:
-            raise InputError(f"host.hook_point={name!r}: {error}") from None
+            raise InputError(f"{field}={name!r}: {error}") from None
         if canonical in found:
-            raise InputError(f"host.hook_point={name!r}: the same point as {found[canonical]!r}")
+            raise InputError(f"{field}={name!r}: the same point as {found[canonical]!r}")
         found[canonical] = name
     return tuple(found)
 

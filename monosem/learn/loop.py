@@ -1,4 +1,5 @@
-"""The training loop of a pack: several runs of a sweep in one process, each batch read once for all of a hook point.
+"""The training loop of a pack: several runs of a sweep in one process, each batch read once for all of a hook point
+(of two, for transcoders).
 
 Runs are isolated: what one of them raises ends that run and no other. All of them may stand at
 different steps after a restart; the ones furthest behind go first until they have caught up.
@@ -10,7 +11,7 @@ from collections.abc import Callable, Mapping
 from monosem.config.job import TrainConfig
 from monosem.errors import Interrupted
 from monosem.evals.evaluate import Evaluator
-from monosem.learn.recent import RecentRows
+from monosem.learn.recent import RecentRows, before
 from monosem.learn.run import Run, rows_digest
 from monosem.stream.reader import Rows
 from monosem.threads import torch_threads
@@ -22,7 +23,7 @@ class PackLoop:
         runs: list[Run],
         train: TrainConfig,
         readers: Mapping[str, Rows],
-        make_evaluator: Callable[[str], Evaluator],
+        make_evaluator: Callable[[str, str | None], Evaluator],
         threads: int,
         should_stop: Callable[[], bool] = lambda: False,
         report: Callable[["PackLoop"], None] = lambda loop: None,
@@ -63,26 +64,27 @@ class PackLoop:
     def _one_step(self, active: list[Run]) -> None:
         n = min(r.step for r in active)
         behind = [r for r in active if r.step == n]
-        for hook_point in dict.fromkeys(r.hook_point for r in behind):
-            self._one_batch(n, hook_point, [r for r in behind if r.hook_point == hook_point])
+        for reads in dict.fromkeys(r.reads for r in behind):
+            self._one_batch(n, reads, [r for r in behind if r.reads == reads])
         if (n + 1) % self.train.checkpoint_every == 0 and n + 1 < self.train.steps:
             for run in behind:
                 if run.error is None:
                     self._guard(run, run.commit)
 
-    def _one_batch(self, n: int, hook_point: str, runs: list[Run]) -> None:
-        """Step n of the runs of one hook point."""
-        recent, B = self.recent[hook_point], self.train.batch_size
+    def _one_batch(self, n: int, reads: tuple[str, ...], runs: list[Run]) -> None:
+        """Step n of the runs that read the same hook points."""
+        B = self.train.batch_size
         if n in self.train.resample_steps:
-            rows = recent.before(n)
+            rows = before([self.recent[name] for name in reads], n)
             for run in runs:
-                self._guard(run, run.resample, rows)
-        x = self.readers[hook_point].rows(n * B, (n + 1) * B)
-        recent.add(n, x)
-        digest = rows_digest(x)
+                self._guard(run, run.resample, *rows)
+        batch = [self.readers[name].rows(n * B, (n + 1) * B) for name in reads]
+        for name, rows in zip(reads, batch, strict=True):
+            self.recent[name].add(n, rows)
+        digests = [rows_digest(rows) for rows in batch]
         for run in runs:
             if run.error is None:
-                self._guard(run, run.train_step, x, digest)
+                self._guard(run, run.train_step, batch, digests)
 
     def _finish(self) -> None:
         done = [r for r in self.runs if r.error is None]
@@ -90,7 +92,7 @@ class PackLoop:
             self._guard(run, run.commit)  # evaluation may be interrupted; training is not done twice
         for run in done:
             if run.error is None:
-                evaluator = self.make_evaluator(run.hook_point)
+                evaluator = self.make_evaluator(run.hook_point, run.target)
                 self._guard(run, lambda run=run, e=evaluator: self.manifests.update({run.name: run.finish(e)}))
 
     def _guard(self, run: Run, action: Callable, *args: object) -> None:

@@ -1,5 +1,7 @@
 """The rows just before a resampling step: kept as they pass, read again where they were not seen."""
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -22,14 +24,25 @@ class RecentRows:
 
     def before(self, step: int) -> Tensor:
         """The rows before `step`; float32 [min(rows, step * batch_size), width]. Lets go of what it held."""
-        lo, B = self._first_row(step), self.batch_size
-        pieces = []
-        for n in range(lo // B, step):
-            batch = self.held.pop(n, None)
-            first = max(lo, n * B)
-            pieces.append(batch[first - n * B :] if batch is not None else self.reader.rows(first, (n + 1) * B))
-        self.held.clear()
-        return torch.cat(pieces)
+        return before([self], step)[0]
+
+    def part(self, step: int, n: int) -> Tensor:
+        """Those of the rows before `step` that batch `n` holds."""
+        first, B = max(self._first_row(step), n * self.batch_size), self.batch_size
+        batch = self.held.pop(n, None)
+        return batch[first - n * B :] if batch is not None else self.reader.rows(first, (n + 1) * B)
+
+    def batches(self, step: int) -> range:
+        """The batches that hold the rows before `step`."""
+        return range(self._first_row(step) // self.batch_size, step)
 
     def _first_row(self, step: int) -> int:
         return max(0, step * self.batch_size - self.rows)
+
+
+def before(kept: Sequence[RecentRows], step: int) -> list[Tensor]:
+    """`RecentRows.before` of several hook points, batch by batch, so that those read in step stay in step."""
+    parts = [[one.part(step, n) for one in kept] for n in kept[0].batches(step)]
+    for one in kept:
+        one.held.clear()
+    return [torch.cat(rows) for rows in zip(*parts, strict=True)]

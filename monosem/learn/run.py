@@ -4,6 +4,7 @@ import contextlib
 import json
 import math
 import time
+from collections.abc import Sequence
 
 import xxhash
 from torch import Tensor
@@ -37,6 +38,7 @@ def _figures(record: dict) -> dict[str, float]:
 class Run:
     """Ties a learner to its place in the store.
 
+    reads    the hook point of its rows, and for a transcoder that of its targets
     prefix   where the run lives in the store
     record   what is known of it before training: names, config, lineage (goes into monosem.json)
     """
@@ -44,14 +46,14 @@ class Run:
     def __init__(
         self,
         name: str,
-        hook_point: str,
+        reads: tuple[str, ...],
         learner: Learner,
         store: Store,
         prefix: str,
         record: dict,
         tracker: Tracker,
     ):
-        self.name, self.hook_point = name, hook_point
+        self.name, self.reads = name, reads
         self.learner, self.store, self.prefix = learner, store, prefix
         self.record, self.tracker = record, tracker
         self.train: TrainConfig = learner.train
@@ -68,6 +70,14 @@ class Run:
     def step(self) -> int:
         return self.learner.steps_done
 
+    @property
+    def hook_point(self) -> str:
+        return self.reads[0]
+
+    @property
+    def target(self) -> str | None:
+        return self.reads[1] if len(self.reads) > 1 else None
+
     def restore(self) -> bool:
         """Continue from the last checkpoint; False if there is none."""
         checkpoint = self.checkpoints.last()
@@ -79,16 +89,17 @@ class Run:
         self.rows_digest = checkpoint.meta["rows_digest"]
         return True
 
-    def train_step(self, x: Tensor, digest: str) -> None:
-        """One step on batch `x`, whose `rows_digest` is `digest`."""
+    def train_step(self, batch: Sequence[Tensor], digests: Sequence[str]) -> None:
+        """One step on the rows of each hook point it reads, and the `rows_digest` of each."""
         self.started = self.started or time.monotonic()
-        metrics = self.learner.step(x)
-        self.rows_digest = chained(self.rows_digest, digest)
+        metrics = self.learner.step(*batch)
+        for digest in digests:
+            self.rows_digest = chained(self.rows_digest, digest)
         if self.step % self.train.log_every == 0 or self.step == self.train.steps:
             self._log({name: float(value) for name, value in metrics.items()})
 
-    def resample(self, x: Tensor) -> None:
-        reborn = self.learner.resample(x)
+    def resample(self, *rows: Tensor) -> None:
+        reborn = self.learner.resample(*rows)
         self.tracker.log({"resampled": reborn}, self.step)
         self.pending.append({"step": self.step, "resampled": reborn})
 
@@ -122,6 +133,8 @@ class Run:
             "context_size": self.record["corpus"]["context_length"],
             "dataset_path": self.record["corpus"]["source"],
         }
+        if self.target:
+            metadata["hook_name_out"] = self.record["host"]["target_alias"]
         manifest = write_dictionary(self.store, self.prefix, sae, evaluation.density_F, metadata, record)
         self.store.delete(f"{self.prefix}/{layout.FAILED}")
         self.tracker.finish(_figures(evaluation.metrics) | self._shuffle_figures())

@@ -149,7 +149,7 @@ def memory_plan(s: Shapes, packs: Sequence[Sequence[RunSpec]], inline: bool, kee
             Need("buffer shard", stream.shards, BASE["actor"] + shard_bytes(s), "stream.shuffle_rows"),
         ]
     for pack in packs:
-        width = s.widths[pack[0].hook_point]
+        width = sum(s.widths[name] for name in pack[0].reads)
         name = f"learner of {', '.join(run.name for run in pack)}"
         needs.append(Need(name, 1, BASE["actor"] + learner_bytes(s, pack, width), LEARNER_KNOBS))
     if keeps:

@@ -30,9 +30,9 @@ def evaluate_uri(uri: str) -> dict:
     host = load_host(_host_config(record))
     if host.digest != record["host"]["digest"]:
         raise InputError(f"{uri}: host {record['host']['model']} is not the one it was trained on")
-    evaluator = Evaluator(
-        host.model, corpus.heldout, record["host"]["hook_name"], EvalConfig(**record["config"]["evaluate"])
-    )
+    config = EvalConfig(**record["config"]["evaluate"])
+    points = record["host"]["hook_name"], record["host"].get("target")
+    evaluator = Evaluator(host.model, corpus.heldout, points[0], config, points[1])
     return evaluator.measure(load(uri)).metrics
 
 

@@ -45,17 +45,17 @@ def make_harvester(spec: SweepSpec, store: Store) -> Harvester:
     return Harvester(model, StreamText(corpus.train, selection, spec.order), spec.hook_points, stream.threads)
 
 
-def make_evaluators(spec: SweepSpec, store: Store) -> Callable[[str], Evaluator]:
-    """An evaluator by hook point, made when first asked for; the host is loaded once for all."""
-    made: dict[str, Evaluator] = {}
+def make_evaluators(spec: SweepSpec, store: Store) -> Callable[[str, str | None], Evaluator]:
+    """An evaluator by hook point and target, made when first asked for; the host is loaded once for all."""
+    made: dict[tuple[str, str | None], Evaluator] = {}
 
-    def evaluator(hook_point: str) -> Evaluator:
+    def evaluator(hook_point: str, target: str | None) -> Evaluator:
         if not made:
             evaluator.inputs = load_inputs(spec, store)
-        if hook_point not in made:
+        if (hook_point, target) not in made:
             model, corpus = evaluator.inputs
-            made[hook_point] = Evaluator(model, corpus.heldout, hook_point, spec.job.evaluate)
-        return made[hook_point]
+            made[hook_point, target] = Evaluator(model, corpus.heldout, hook_point, spec.job.evaluate, target)
+        return made[hook_point, target]
 
     return evaluator
 
@@ -83,12 +83,11 @@ def make_loop(
         learner = Learner(item.sae, job.train, device, slots=job.learner.slots)
         run_id = sha256(f"{store.url}/{prefix}".encode())[:16]
         tracker = open_tracker(job.track, run_id, item.name, settings, wandb_dir)
-        run = Run(item.name, item.hook_point, learner, store, prefix, lineage(spec, item), tracker)
+        run = Run(item.name, item.reads, learner, store, prefix, lineage(spec, item), tracker)
         if not run.restore():
-            found = start(item.hook_point)
-            learner.scale = found.scale
-            if item.sae.subtract_b_dec:  # else b_dec is no centre, and starts at zero
-                learner.sae.b_dec.copy_(found.median * found.scale)
+            learner.scale = start(item.hook_point).scale
+            if item.sae.subtract_b_dec or item.target:  # else b_dec is no centre, and starts at zero
+                learner.sae.b_dec.copy_(start(item.reads[-1]).median * learner.scale)
         runs.append(run)
     return PackLoop(
         runs, job.train, readers, make_evaluators(spec, store), job.learner.threads, should_stop, report
@@ -114,6 +113,8 @@ def lineage(spec: SweepSpec, run: RunSpec) -> dict:
             "model_name": job.host.model,
             "hook_name": run.hook_point,
             "alias": spec.aliases[run.hook_point],
+            "target": run.target,
+            "target_alias": spec.aliases[run.target] if run.target else None,
             "revision": job.host.revision,
             "precision": job.host.precision,
             "digest": spec.host_digest,

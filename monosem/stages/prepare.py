@@ -1,7 +1,7 @@
 """From a job file to a checked sweep: everything that can be wrong is found here, before anything starts."""
 
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from monosem.config.job import SweepJob
@@ -40,10 +40,11 @@ def prepare_stream(
     """What the stream is made of: host, corpus and order, checked. Nothing is claimed in the store."""
     host = load_host(job.host, weights=False)
     hook_points = resolve_hook_points(host.model, job.host.hook_point)
+    target = _target(job, host, hook_points)
     job = _pinned(job, host)
     _check_shapes(job, host)
-    widths = {name: host.model.width(name) for name in hook_points}
-    runs = expand_runs(job, widths)
+    widths = {name: host.model.width(name) for name in (*hook_points, *([target] if target else []))}
+    runs = expand_runs(job, widths, target)
     check_memory(Shapes(job, _order(job, 2**40), widths, host_bytes(host.model), host.model.vocab_size), runs)
     open_source(job.corpus)  # a source that cannot be read is found before anything is written
     _check_writable(store)
@@ -55,7 +56,7 @@ def prepare_stream(
         order=_order(job, len(selection.contexts)),
         runs=runs,
         widths=widths,
-        aliases={name: host.model.alias(name) for name in hook_points},
+        aliases={name: host.model.alias(name) for name in widths},
         skip_tokens=skipped,
         host_digest=host.digest,
         corpus_key=corpus.key,
@@ -63,6 +64,16 @@ def prepare_stream(
         documents_passed_over=sum(corpus.quarantined.values()),
         contexts_passed_over=selection.dropped,
     )
+
+
+def _target(job: SweepJob, host: Host, hook_points: Sequence[str]) -> str | None:
+    """The canonical name of `sae.target`; None if the dictionaries are autoencoders."""
+    if job.sae.target is None:
+        return None
+    [target] = resolve_hook_points(host.model, [job.sae.target], "sae.target")
+    if target in hook_points:
+        raise InputError(f"sae.target={job.sae.target}: is also in host.hook_point; leave it out for autoencoders")
+    return target
 
 
 def special_tokens(job: SweepJob, host: Host) -> tuple[int, ...]:

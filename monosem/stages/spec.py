@@ -30,19 +30,25 @@ that stands in their place (of the host, of the corpus)."""
 
 @dataclass(frozen=True)
 class RunSpec:
-    """One dictionary to be trained."""
+    """One dictionary to be trained. `target`: the hook point that a transcoder reconstructs; None: its own."""
 
     name: str
     expansion_factor: int
     hook_point: str
     sae: SaeConfig
+    target: str | None = None
+
+    @property
+    def reads(self) -> tuple[str, ...]:
+        """The hook points whose rows it trains on."""
+        return (self.hook_point,) if self.target is None else (self.hook_point, self.target)
 
 
 @dataclass(frozen=True)
 class SweepSpec:
     """A checked sweep: the job, and what its host and corpus turned out to be.
 
-    widths       of a row, by canonical hook point
+    widths       of a row, by canonical hook point; the target of transcoders is the last one
     aliases      TransformerLens' name of each hook point
     skip_tokens  token ids whose positions are left out
     datasets     digests of the datasets read in place of the host, by hook point; empty if they hold the
@@ -85,27 +91,33 @@ AXES = {
 """Axes that only some variants have: their short name, and whether a variant has it."""
 
 
-def expand_runs(job: SweepJob, widths: dict[str, int]) -> tuple[RunSpec, ...]:
+def expand_runs(job: SweepJob, widths: dict[str, int], target: str | None = None) -> tuple[RunSpec, ...]:
     """The grid of the job's axes, largest factor last. Names tell what differs: 8x, or 8x-l1_0.004-seed_1.
+
+    widths  of a row, by hook point
+    target  the hook point that transcoders reconstruct
 
     A variant is repeated only along the axes that it has. InputError for values that no dictionary can have.
     """
+    d_out = None if target is None else widths[target]
+    points = [name for name in widths if name != target]
     sae = job.sae
     for name, (_, has) in AXES.items():
         if len(getattr(sae, name)) > 1 and not any(has(v, sae.sparsity) for v in sae.variant):
             raise InputError(f"sae.{name}={getattr(sae, name)}: variant {', '.join(sae.variant)} has no {name}")
     runs = []
-    for hook_point, factor, variant in product(widths, sae.expansion_factor, sae.variant):
+    for hook_point, factor, variant in product(points, sae.expansion_factor, sae.variant):
         axes = {n: getattr(sae, n)[: None if has(variant, sae.sparsity) else 1] for n, (_, has) in AXES.items()}
         for *values, seed in product(*axes.values(), sae.seed):
-            name = f"{slug(hook_point)}-" if len(widths) > 1 else ""
+            name = f"{slug(hook_point)}-" if len(points) > 1 else ""
             name += f"{factor}x"
             name += f"-{variant}" if len(sae.variant) > 1 else ""
             chosen = dict(zip(axes, values, strict=True))
             name += "".join(f"-{AXES[n][0]}_{v:g}" for n, v in chosen.items() if len(axes[n]) > 1)
             name += f"-seed_{seed}" if len(sae.seed) > 1 else ""
-            config = _sae_config(job, widths[hook_point], factor, variant=variant, seed=seed, **chosen)
-            runs.append(RunSpec(name, factor, hook_point, config))
+            chosen |= {"variant": variant, "seed": seed, "transcoder": target is not None, "d_out": d_out}
+            config = _sae_config(job, widths[hook_point], factor, **chosen)
+            runs.append(RunSpec(name, factor, hook_point, config, target))
     return tuple(runs)
 
 
@@ -137,7 +149,7 @@ def pack_runs(runs: tuple[RunSpec, ...], max_parameters: int) -> list[list[RunSp
     for run in sorted(runs, key=lambda r: (r.hook_point, r.sae.n_parameters)):
         last = packs[-1] if packs else []
         size = sum(r.sae.n_parameters for r in last) + run.sae.n_parameters
-        if last and last[0].hook_point == run.hook_point and size <= max_parameters:
+        if last and last[0].reads == run.reads and size <= max_parameters:
             last.append(run)
         else:
             packs.append([run])
@@ -154,6 +166,7 @@ def identity(spec: SweepSpec) -> dict:
             for name in names:
                 del job[section][name]
     job["host"] |= {"digest": spec.host_digest, "hook_point": list(spec.hook_points)}
+    job["sae"]["target"] = spec.runs[0].target
     job["corpus"]["digest"] = spec.corpus_digest
     if spec.datasets:
         job["stream"] = {"datasets": spec.datasets}

@@ -17,6 +17,8 @@ from monosem.truth.score import FREQUENT, score
 def run_truth(job: TruthJob) -> list[dict]:
     """Marks of each run: its name, variant, d_sae, and the fields of `Score`. Rows after those of training mark."""
     keep_freed_memory()
+    if job.sae.target is not None:
+        raise InputError(f"sae.target={job.sae.target}: an exam has no hook points, and so no transcoders")
     truth = Truth(TruthConfig(**vars(job.truth)))
     check(truth)
     as_sweep = SweepJob(name=job.name, sae=job.sae, train=job.train, learner=job.learner)

@@ -238,7 +238,7 @@ def ray_rate(spec, rows: int) -> float:
     shard = BufferShard.options(num_cpus=0).remote(spec, 0, 1)
     ray.get(shard.set_workers.remote({0: worker}))
     [hook_point] = spec.hook_points
-    source = RaySource(spec.order, "reader", spec.hook_points, {0: shard})
+    source = RaySource(spec.order, "reader", spec.hook_points, {0: shard}, spec.hook_points)
     source.join(0)
     reader, first = RowReader(source, spec.order, hook_point), spec.order.segment_rows
     reader.rows(0, first)

@@ -62,7 +62,7 @@ def test_sparsity_figures_equal_brute_force(monkeypatch, chunk):
     sae = init_sae(SaeConfig(d_in=D, d_sae=80), torch.rand(D))
     sae.b_enc[:10] = -1e9
     x = torch.randn(100, D) + 3
-    found = measure_sparsity(sae, [x[:30], x[30:]])
+    found = measure_sparsity(sae, [(x[:30], x[:30]), (x[30:], x[30:])])
     f, xd = sae.encode(x), x.double()
     assert found.rows == 100 and found.l0 == pytest.approx(float((f > 0).sum() / 100))
     assert found.fvu == pytest.approx(

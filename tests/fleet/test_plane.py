@@ -81,3 +81,11 @@ def test_every_variant_has_its_bits_on_the_cluster(nodes, job, tmp_path):
     assert run_cli("sweep", job, *kinds, f"store={tmp_path / 'inline'}", "--inline") == 0
     finish(start(nodes, "sweep", job, *kinds, f"store={tmp_path / 'ray'}", "stream.workers=2", "stream.shards=2"))
     assert records(tmp_path / "ray") == records(tmp_path / "inline") and len(records(tmp_path / "ray")) == 12
+
+
+def test_transcoders_read_two_hook_points_in_step_on_the_cluster(nodes, job, tmp_path):
+    kinds = ("host.hook_point=resid_mid", "sae.target=mlp.out", "sae.skip=true", "sae.expansion_factor=[1,4]",
+             "train.steps=130", "train.batch_size=256", "learner.pack_parameters=0")  # fmt: skip
+    assert run_cli("sweep", job, *kinds, f"store={tmp_path / 'inline'}", "--inline") == 0
+    finish(start(nodes, "sweep", job, *kinds, f"store={tmp_path / 'ray'}", "stream.workers=2", "stream.shards=2"))
+    assert records(tmp_path / "ray") == records(tmp_path / "inline") and len(records(tmp_path / "ray")) == 2

@@ -74,7 +74,7 @@ def read_all(spec, rows: int) -> dict:
     @ray.remote
     class Reader:
         def __init__(self, name, shards):
-            self.source = RaySource(spec.order, name, spec.hook_points, shards)
+            self.source = RaySource(spec.order, name, spec.hook_points, shards, spec.hook_points)
 
         def read(self, batch: int, pause: float, start: int) -> list:
             self.source.join(start // spec.order.segment_rows)

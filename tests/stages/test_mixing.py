@@ -54,7 +54,7 @@ def held_out_fvu(dataset: Dataset, seed: int, held_out: torch.Tensor) -> float:
     reader = DatasetRows(dataset)
     for lo in range(0, dataset.manifest.rows - BATCH + 1, BATCH):
         learner.step(reader.rows(lo, lo + BATCH))
-    return measure_sparsity(learner.sae, [held_out]).fvu
+    return measure_sparsity(learner.sae, [(held_out, held_out)]).fvu
 
 
 @pytest.fixture(scope="module")
