@@ -31,12 +31,14 @@ BATCH, D_IN, D_SAE, MARKING_ROWS, INIT_ROWS = 512, 256, 2048, 16384, 8192
 PEERS = Path(__file__).parents[2] / ".venv-peers/bin/python"
 SINCE_2024 = {"error": "sum", "decoder": "free", "init": "transposed", "init_norm": 0.5}
 WARM = {"lr": 2e-3, "sparsity_warmup": 0.05}
-TOP_K = {"k": 12, "init": "transposed", "decoder": "free", "init_norm": 0.5}
+TOP_K = {"k": 12, "init": "transposed", "decoder": "free", "init_norm": 0.5, "aux_coefficient": 1.0}
 
 OURS: dict[str, tuple[dict, dict]] = {
-    "relu (2023)": ({"init": "kaiming", "l1_coefficient": 0.005}, {"lr": 2e-3}),
+    "relu (2023)": ({"init": "kaiming", "l1_coefficient": 0.002}, {"lr": 4e-3}),
     "relu (april 2024)": (SINCE_2024 | {"l1_weight": "decoder_norm", "l1_coefficient": 0.5}, WARM),
-    "gated": (SINCE_2024 | {"variant": "gated", "l1_weight": "decoder_norm", "l1_coefficient": 0.5}, WARM),
+    "gated": (
+        SINCE_2024 | {"variant": "gated", "l1_weight": "decoder_norm", "l1_coefficient": 0.4}, WARM | {"lr": 4e-3}
+    ),
     "jumprelu (step)": (
         SINCE_2024 | {"variant": "jumprelu", "l0_coefficient": 0.1, "bandwidth": 0.5, "threshold_init": 0.1}, WARM
     ),
@@ -47,7 +49,7 @@ OURS: dict[str, tuple[dict, dict]] = {
     ),
     "topk": (TOP_K | {"variant": "topk"}, {"lr": 2e-3}),
     "batch_topk": (TOP_K | {"variant": "batch_topk"}, {"lr": 2e-3}),
-    "matryoshka": (TOP_K | {"variant": "matryoshka", "prefixes": (0.5, 1.0)}, {"lr": 3e-3}),
+    "matryoshka": (TOP_K | {"variant": "matryoshka", "prefixes": (0.5, 1.0)}, {"lr": 2e-3}),
 }  # fmt: skip
 """By kind: values of SaeConfig and of TrainConfig."""
 
