@@ -1,24 +1,33 @@
 """Whether Ray's object store had to spill to disk: a safety net that the memory plan means never to need."""
 
+import queue
+import threading
 import time
 
 LOOK_S = 5.0
 
 
 class SpillWatch:
-    """`look` says when bytes were spilled since the last time, at most every LOOK_S."""
+    """`look` says when bytes were spilled since the last time; it asks at most every LOOK_S, and never waits.
+
+    A node answers when all of its processes have, for up to a minute: one that hangs must not hold up the driver.
+    """
 
     def __init__(self):
         self.last, self.spilled = time.monotonic(), spilled_bytes() or 0
+        self.answers: queue.SimpleQueue[int | None] = queue.SimpleQueue()
+        self.asking = False
 
     def look(self) -> list[str]:
-        if time.monotonic() - self.last < LOOK_S:
+        if not self.asking and time.monotonic() - self.last >= LOOK_S:
+            self.asking = True
+            threading.Thread(target=lambda: self.answers.put(spilled_bytes()), daemon=True).start()
+        try:
+            now = self.answers.get_nowait()
+        except queue.Empty:
             return []
-        self.last = time.monotonic()
-        before, now = self.spilled, spilled_bytes()
-        if now is None:
-            return []
-        self.spilled = now
+        self.asking, self.last = False, time.monotonic()
+        before, self.spilled = self.spilled, self.spilled if now is None else now
         if self.spilled <= before:
             return []
         return [

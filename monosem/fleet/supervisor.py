@@ -6,6 +6,7 @@ replayed. What is lost is made again from arithmetic and checkpoints, so no deat
 
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 
 import ray
 
@@ -23,6 +24,8 @@ from monosem.store.checkpoints import CheckpointLog
 from monosem.store.store import open_store
 
 POLL_S = 0.5
+ANSWER_S = 1.0
+"""How long all actors together may take to tell their state; who takes longer is asked again at the next poll."""
 STOP_PATIENCE_S = 60.0
 STREAM_DEATHS = 5
 """Deaths of workers, shards and keepers without progress in between, after which the sweep ends with the reason."""
@@ -261,12 +264,12 @@ class Supervisor:
 
     def _ask(self, calls: dict[int, object]) -> dict:
         """The answers that come; an actor that is starting or dead has none, and the watch will say why."""
+        ready, _ = ray.wait(list(calls.values()), num_returns=len(calls), timeout=ANSWER_S) if calls else ([], [])
         answers = {}
         for number, call in calls.items():
-            try:
-                answers[number] = ray.get(call, timeout=5)
-            except (ray.exceptions.RayActorError, ray.exceptions.GetTimeoutError):
-                continue
+            if call in ready:
+                with suppress(ray.exceptions.RayActorError):
+                    answers[number] = ray.get(call)
         return answers
 
     def _stop(self) -> None:

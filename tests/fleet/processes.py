@@ -3,7 +3,8 @@
 import os
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 
@@ -25,16 +26,26 @@ def descendants(pid: int) -> dict[int, str]:
     return found
 
 
-def kill_one(pid: int, name: str) -> int:
-    """SIGKILL the first descendant whose command line holds `name`; waits for one to be there."""
+def kill_one(pid: int, name: str, by: signal.Signals = signal.SIGKILL) -> int:
+    """Signal the first descendant whose command line holds `name`; waits for one to be there."""
     deadline = time.monotonic() + 60
     while time.monotonic() < deadline:
         for child, command in sorted(descendants(pid).items()):
             if name in command:
-                os.kill(child, signal.SIGKILL)
+                os.kill(child, by)
                 return child
         time.sleep(0.05)
     raise AssertionError(f"no process named {name} below {pid}")
+
+
+@contextmanager
+def held(pid: int, name: str) -> Iterator[None]:
+    """The first descendant whose command line holds `name` stands still inside."""
+    child = kill_one(pid, name, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        os.kill(child, signal.SIGCONT)
 
 
 def kill_tree(pid: int) -> None:

@@ -8,7 +8,7 @@ import pytest
 from monosem.store.plain import unpack_json
 from tests.conftest import run_cli
 from tests.fleet.nodes import two_nodes
-from tests.fleet.processes import wait_until
+from tests.fleet.processes import held, wait_until
 from tests.fleet.sweeps import finish, records, start
 
 LONG = ("train.steps=300", "train.resample_steps=[60,120]", "train.checkpoint_every=20")
@@ -62,13 +62,18 @@ def test_on_a_real_s3_server(job, inline, s3_url):
 
 
 def test_workers_added_and_taken_away_while_it_runs(nodes, job, tmp_path):
-    more = ("train.steps=500", "learner.pack_parameters=0")
+    """A learner is held while workers come and go, so that the sweep cannot end meanwhile however fast it is."""
+    more = ("train.steps=300", "learner.pack_parameters=0", "stream.ahead_rows=2048")
     assert run_cli("sweep", job, f"store={tmp_path / 'inline'}", *more, "--inline") == 0
     store = tmp_path / "store"
     process = start(nodes, "sweep", job, f"store={store}", *more, "stream.shards=2")
-    wait_until(lambda: any(store.rglob("checkpoints/log/*.json")))
+    seen = 0
     for workers in (3, 1, 2):
-        assert run_cli("scale", f"{store}/tiny", "--workers", workers) == 0
+        wait_until(lambda seen=seen: len(list(store.rglob("checkpoints/log/*.json"))) > seen)
+        with held(nodes.processes[0].pid, "ray::LearnerActor"):
+            assert run_cli("scale", f"{store}/tiny", "--workers", workers) == 0
+        seen = len(list(store.rglob("checkpoints/log/*.json")))
+    assert process.poll() is None and seen < 4 * 300 // 20
     out = finish(process)
     assert "3 model workers asked for, 1 there" in out
     assert records(store) == records(tmp_path / "inline")
