@@ -134,6 +134,9 @@ class TrainConfig:
     )
     dead_rows: int = number(10_000_000, "AuxK: a feature silent for this many rows is dead", ge=1, le=10**15)
     precision: str = choice("fp32", PRECISIONS, "of the matrix products; parameters, moments and sums stay fp32")
+    sparse_share: float = number(
+        1 / 16, "share of active features up to which steps work on those alone; 0: on all", ge=0.0, le=1.0
+    )
     resample_steps: list[int] = field(
         default_factory=list, metadata={"help": "steps at which dead features are resampled", "ge": 1}
     )

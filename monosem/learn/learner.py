@@ -11,15 +11,16 @@ from torch import Tensor
 
 from monosem.config.job import TOP_K, TrainConfig
 from monosem.errors import Diverged
+from monosem.learn.adam import MOMENTS, Adam, hold_by_feature
 from monosem.learn.schedules import lr_at, now_at
 from monosem.sae.config import SaeConfig
 from monosem.sae.gradients import batch_gradients
 from monosem.sae.init import init_sae
 from monosem.sae.model import Sae
 from monosem.sae.resample import FEATURE_AXIS, resample
+from monosem.sae.slot import Manner
 from monosem.sae.use import for_use
 
-MOMENTS = ("exp_avg", "exp_avg_sq")
 THRESHOLD_STEPS = 1000
 """dictionary_learning's decay of 0.999; see `Learner._follow_threshold`."""
 
@@ -54,17 +55,12 @@ class Learner:
         scale: float = 1.0,
     ):
         self.config, self.train, self.slots, self.scale = sae, train, slots, scale
-        self.sae: Sae = init_sae(sae, None if b_dec is None else b_dec * scale).to(device)
+        self.manner = Manner(train.precision, train.sparse_share)
+        self.sae: Sae = hold_by_feature(init_sae(sae, None if b_dec is None else b_dec * scale).to(device))
         self.steps_done, self.masked_rows = 0, 0
         self.threshold = 0.0  # of batch-wide variants, for use: a running mean of the least activation
         self.last_fired_F = torch.zeros(sae.d_sae, dtype=torch.int64, device=device)
-        self.adam = torch.optim.Adam(
-            [{"params": [t]} for t in self.sae.tensors().values()],
-            lr=train.lr,
-            betas=(train.beta1, train.beta2),
-            eps=train.eps,
-            fused=True,
-        )
+        self.adam = Adam(self.sae, train)
 
     @torch.no_grad()
     def step(self, x: Tensor, y: Tensor | None = None) -> dict[str, Tensor]:
@@ -77,9 +73,7 @@ class Learner:
         x, y = self._taken(x, y)
         masked_B = self._masked(x, y)
         now = now_at(self.steps_done, self.config, self.train)
-        result = batch_gradients(
-            self.sae, x, self.slots, self.train.precision, masked_B, y, now, self._aux_features()
-        )
+        result = batch_gradients(self.sae, x, self.slots, self.manner, masked_B, y, now, self._aux_features())
         self._update(result.gradients)
         self._follow_threshold(result.least)
         self.steps_done += 1
@@ -103,7 +97,7 @@ class Learner:
         kept = ~masked_rows(x, y)
         x, y = self._scaled(x[kept]), None if y is None else self._scaled(y[kept])
         chunk = self.train.batch_size // self.slots
-        reborn = resample(self.sae, dead_F, x, self.steps_done, chunk, self.train.precision, self._reset_moments, y)
+        reborn = resample(self.sae, dead_F, x, self.steps_done, chunk, self.manner, self._reset_moments, y)
         self.last_fired_F[reborn] = self.steps_done
         return len(reborn)
 
@@ -131,16 +125,14 @@ class Learner:
         tensors["use_threshold"] = torch.tensor(self.threshold, dtype=torch.float64)
         for name in self.sae.tensors():
             for key in MOMENTS:
-                tensors[f"adam.{name}.{key}"] = self._moments(name)[key]
+                tensors[f"adam.{name}.{key}"] = self.adam.moments[name][key]
         return tensors
 
     def load_state(self, tensors: dict[str, Tensor], steps_done: int) -> None:
         for name, t in self.sae.tensors().items():
             t.copy_(tensors[name])
-            moments = self._moments(name)
             for key in MOMENTS:
-                moments[key].copy_(tensors[f"adam.{name}.{key}"])
-            moments["step"].fill_(float(steps_done))
+                self.adam.moments[name][key].copy_(tensors[f"adam.{name}.{key}"])
         self.last_fired_F.copy_(tensors["last_fired"])
         self.masked_rows = int(tensors["masked_rows"])
         self.scale, self.threshold = float(tensors["scale"]), float(tensors["use_threshold"])
@@ -185,39 +177,21 @@ class Learner:
 
     def _update(self, gradients: dict[str, Tensor]) -> None:
         """Adam on all parameters. Decoder rows of unit norm stay so and move only at right angles to themselves."""
-        W_dec, unit = self.sae.W_dec, self.config.decoder == "unit"
-        if unit:
-            g = gradients["W_dec"]
-            g -= (g * W_dec).sum(dim=1, keepdim=True) * W_dec
+        unit = self.config.decoder == "unit"
         if self.train.clip_norm:
+            if unit:  # what Adam will take away must not count
+                g, W_dec = gradients["W_dec"], self.sae.W_dec
+                g -= (g * W_dec).sum(dim=1, keepdim=True) * W_dec
             clip(gradients, self.train.clip_norm)
-        for name, t in self.sae.tensors().items():
-            t.grad = gradients[name]
-        for group in self.adam.param_groups:
-            group["lr"] = lr_at(self.steps_done, self.train)
-        self.adam.step()
-        if unit:
-            W_dec /= W_dec.norm(dim=1, keepdim=True)
+        self.adam.step(gradients, self.steps_done + 1, lr_at(self.steps_done, self.train), unit)
         if self.config.variant == "jumprelu":
             self.sae.threshold.clamp_(min=0.0)
-        for t in self.sae.tensors().values():
-            t.grad = None
-
-    def _moments(self, name: str) -> dict[str, Tensor]:
-        """Adam's state of a parameter, made as Adam makes it if there was no step yet."""
-        t = self.sae.tensors()[name]
-        state = self.adam.state[t]
-        if not state:
-            state["step"] = torch.zeros((), dtype=torch.float32, device=t.device)
-            for key in MOMENTS:
-                state[key] = torch.zeros_like(t)
-        return state
 
     def _reset_moments(self, features: Tensor) -> None:
         for name in self.sae.tensors():
             if name in FEATURE_AXIS:
                 for key in MOMENTS:
-                    self._moments(name)[key].index_fill_(FEATURE_AXIS[name], features, 0.0)
+                    self.adam.moments[name][key].index_fill_(FEATURE_AXIS[name], features, 0.0)
 
 
 def clip(gradients: dict[str, Tensor], most: float) -> None:

@@ -20,6 +20,7 @@ from torch import Tensor
 from monosem.rows.permute import RESAMPLE, uniforms
 from monosem.sae.gradients import row_losses
 from monosem.sae.model import Sae
+from monosem.sae.slot import Manner
 
 NORM_SHARE = 0.2
 FEATURE_AXIS = {"W_dec": 0, "W_enc": 1, "b_enc": 0, "threshold": 0, "r_mag": 0, "b_mag": 0}
@@ -42,7 +43,7 @@ def resample(
     x_ND: Tensor,
     step: int,
     chunk: int,
-    precision: str,
+    manner: Manner,
     reset_moments: Callable[[Tensor], None],
     y_NO: Tensor | None = None,
 ) -> Tensor:
@@ -59,7 +60,7 @@ def resample(
     targets = [None] * -(-len(x_ND) // chunk) if y_NO is None else y_NO.split(chunk)
     pairs = zip(x_ND.split(chunk), targets, strict=True)
     losses = torch.cat(
-        [row_losses(sae, x.to(device), precision, None if y is None else y.to(device)) for x, y in pairs]
+        [row_losses(sae, x.to(device), manner, None if y is None else y.to(device)) for x, y in pairs]
     )
     rows = draw_rows(losses, len(dead), config.seed, step)
     reborn = dead[: len(rows)]

@@ -8,6 +8,7 @@ from monosem.sae.gradients import batch_gradients, row_losses
 from monosem.sae.heads import Now
 from monosem.sae.init import init_sae
 from monosem.sae.model import Sae
+from monosem.sae.slot import Manner
 from tests.sae.reference import loss_of
 
 APRIL = {"error": "sum", "subtract_b_dec": False, "decoder": "free", "l1_weight": "decoder_norm"}
@@ -53,12 +54,17 @@ def example(case: str, dtype=torch.float64, rows=24, d_in=16, d_sae=40) -> tuple
     return sae, x.to(dtype), (x if y is x else y).to(dtype)
 
 
-def ours(case: str, sae: Sae, x: torch.Tensor, y: torch.Tensor, slots: int = 1, **more):
+WAYS = {"dense": Manner(), "sparse": Manner(sparse_share=1.0)}
+"""Matrices always, and entries always, however many."""
+either_way = pytest.mark.parametrize("way", WAYS)
+
+
+def ours(case: str, sae: Sae, x: torch.Tensor, y: torch.Tensor, slots: int = 1, way: str = "dense", **more):
     now = dict(CASES[case][1])
     dead = now.pop("dead", None)
     dead_F = None if dead is None else torch.tensor(dead)
     target = y if sae.config.transcoder else None
-    return batch_gradients(sae, x, slots, now=Now(**now), dead_F=dead_F, y_BO=target, **more)
+    return batch_gradients(sae, x, slots, WAYS[way], now=Now(**now), dead_F=dead_F, y_BO=target, **more)
 
 
 def autograd(case: str, sae: Sae, x: torch.Tensor, y: torch.Tensor) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
@@ -70,12 +76,13 @@ def autograd(case: str, sae: Sae, x: torch.Tensor, y: torch.Tensor) -> tuple[tor
     return loss.detach(), dict(zip(leaves, torch.autograd.grad(loss, list(leaves.values())), strict=True))
 
 
+@either_way
 @pytest.mark.parametrize("slots", [1, 3, 8])
 @pytest.mark.parametrize("case", CASES)
-def test_float64_gradients_equal_autograd(case, slots):
+def test_float64_gradients_equal_autograd(case, slots, way):
     sae, x, y = example(case)
     loss, expected = autograd(case, sae, x, y)
-    found = ours(case, sae, x, y, slots)
+    found = ours(case, sae, x, y, slots, way)
     assert list(found.gradients) == list(sae.config.shapes)
     for name, g in found.gradients.items():
         assert float(expected[name].norm()) > 0, f"{name}: the example says nothing"
@@ -83,35 +90,38 @@ def test_float64_gradients_equal_autograd(case, slots):
     assert abs(float(found.loss - loss)) < 1e-9 * abs(float(loss))
 
 
+@either_way
 @pytest.mark.parametrize("case", CASES)
-def test_float32_gradients_are_within_1e_4(case):
+def test_float32_gradients_are_within_1e_4(case, way):
     sae, x, y = example(case, torch.float32, rows=128, d_in=32, d_sae=96)
     loss, expected = autograd(case, sae, x, y)
-    found = ours(case, sae, x, y)
+    found = ours(case, sae, x, y, way=way)
     for name, g in found.gradients.items():
         assert float((g - expected[name]).norm() / expected[name].norm()) < 1e-4, name
     assert abs(float(found.loss) - float(loss)) < 1e-4 * abs(float(loss))
 
 
+@either_way
 @pytest.mark.parametrize("case", CASES)
-def test_masked_rows_count_for_nothing(case):
+def test_masked_rows_count_for_nothing(case, way):
     sae, x, y = example(case)
     bad = torch.zeros(24, dtype=torch.bool)
     bad[[0, 7, 23]] = True
     holed = x.masked_fill(bad[:, None], torch.nan)
     target = y.masked_fill(bad[:, None], torch.nan) if sae.config.transcoder else holed
-    found = ours(case, sae, holed, target, 4, masked_B=bad)
-    rest = ours(case, sae, x[~bad], y[~bad])
+    found = ours(case, sae, holed, target, 4, way, masked_B=bad)
+    rest = ours(case, sae, x[~bad], y[~bad], way=way)
     for name, g in found.gradients.items():
         assert torch.allclose(g * 24 / 21, rest.gradients[name], rtol=1e-9, atol=1e-12), name
     assert torch.equal(found.fired_F, rest.fired_F) and int(found.active) == int(rest.active)
 
 
+@either_way
 @pytest.mark.parametrize("case", [c for c, (_, now) in CASES.items() if not now and c != "matryoshka"])
-def test_row_losses_average_to_the_loss(case):
+def test_row_losses_average_to_the_loss(case, way):
     """Matryoshka's is that of all features, without the shorter prefixes."""
     sae, x, y = example(case)
-    assert abs(float(row_losses(sae, x, y_BO=y).mean() - ours(case, sae, x, y).loss)) < 1e-12
+    assert abs(float(row_losses(sae, x, WAYS[way], y).mean() - ours(case, sae, x, y, way=way).loss)) < 1e-12
 
 
 def test_batch_topk_keeps_k_per_row_of_the_batch():

@@ -7,6 +7,7 @@ from monosem.sae.config import SaeConfig
 from monosem.sae.gradients import batch_gradients, row_losses, tree_sum
 from monosem.sae.init import init_sae
 from monosem.sae.model import Sae
+from monosem.sae.slot import Manner
 
 
 def example(dtype, rows=24, d_in=16, d_sae=40, l1=0.01) -> tuple[Sae, torch.Tensor]:
@@ -48,7 +49,7 @@ def test_gradients_equal_autograd_in_float32():
 def test_bf16_products_are_close():
     sae, x = example(torch.float32, rows=256, d_in=64, d_sae=256)
     _, expected = autograd(sae, x)
-    for name, g in batch_gradients(sae, x, 1, "bf16").gradients.items():
+    for name, g in batch_gradients(sae, x, 1, Manner("bf16")).gradients.items():
         error = float((g - expected[name]).norm() / expected[name].norm())
         assert 1e-5 < error < 3e-2, f"{name}: {error}"
 

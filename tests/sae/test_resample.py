@@ -126,14 +126,14 @@ def test_other_variants_start_anew_in_all_that_a_feature_has(more):
         learner.step(x[i * 16 : i * 16 + 64], None if y is None else y[i * 16 : i * 16 + 64])
     before = {name: t.clone() for name, t in learner.state().items()}
     for name in sae.tensors():
-        learner._moments(name)["exp_avg_sq"] += 1.0
+        learner.adam.moments[name]["exp_avg_sq"] += 1.0
     assert learner.resample(x, y) == 3
     alive = [i for i in range(F) if i not in dead]
     for name, t in sae.tensors().items():
         if name not in FEATURE_AXIS:
             assert torch.equal(t, before[name])
             continue
-        axis, moment = FEATURE_AXIS[name], learner._moments(name)["exp_avg_sq"]
+        axis, moment = FEATURE_AXIS[name], learner.adam.moments[name]["exp_avg_sq"]
         pick = torch.tensor(alive)
         assert torch.equal(t.index_select(axis, pick), before[name].index_select(axis, pick)), name
         assert not moment.index_select(axis, torch.tensor(dead)).any(), name

@@ -4,6 +4,9 @@ A head is made for one slot of a batch, keeps what its way back needs, and is th
 encoder's and the decoder's products (`gradients.py`). The derivatives are written out; `tests/sae/test_formulas.py`
 holds each against float64 autograd of the formula in its docstring.
 
+Values are a matrix [B, F], or a list [n] of the entries where a feature may be active: `self.view` (`kernels/entries.py`)
+brings vectors over features into the same form and sums values back, so that a formula is written once.
+
 Shape letters: B rows of the slot, F d_sae. n_F: norms of the decoder's rows. `share`: 1 / rows of the whole batch.
 """
 
@@ -14,6 +17,8 @@ import torch
 from torch import Tensor
 
 from monosem.sae.config import SaeConfig
+from monosem.sae.kernels import EVERYWHERE, Entries, kernels_for
+from monosem.sae.kernels.entries import Everywhere
 
 
 @dataclass(frozen=True)
@@ -34,41 +39,51 @@ class Now:
 
 @dataclass
 class Back:
-    """Gradients by a head: of the encoder's product p = x W_enc, of its own parameters, of the decoder's norms."""
+    """Gradients by a head: of the encoder's product p = x W_enc, of its own parameters, of the decoder's norms.
 
-    p_BF: Tensor
+    sum_F   gradient of p summed over rows, if it is not b_enc's as well
+    base_F  entries only: a gradient that p has everywhere, to which theirs is added
+    """
+
+    p: Tensor
     own: dict[str, Tensor]
     norm_F: Tensor | None = None
-    tied: bool = True  # b_enc enters with p, so that their gradients have one sum
-
-    def sum_F(self) -> Tensor:
-        """Gradient of p, summed over rows."""
-        return self.own["b_enc"] if self.tied else self.p_BF.sum(dim=0)
-
-    def add_at(self, features_n: Tensor, pre_Bn: Tensor) -> None:
-        """Add a gradient of some features' pre-activations."""
-        self.p_BF[:, features_n] += pre_Bn
-        self.own["b_enc"][features_n] += pre_Bn.sum(dim=0)
+    sum_F: Tensor | None = None
+    base_F: Tensor | None = None
 
 
 class Head:
-    """The base: features without a penalty, as TopK and BatchTopK need it."""
+    """The base: features without a penalty, as TopK and BatchTopK need it.
+
+    view      the form of the values
+    xc_BD     entries only: the rows that the encoder saw
+    """
 
     batch_wide = False
     """Whether features depend on a statistic of the whole batch."""
     gate: Tensor | None = None
-    """gated: what the decoder, held fixed, must reconstruct from as well; `frozen_BF` is the gradient by it."""
-    frozen_BF: Tensor
+    """gated: what the decoder, held fixed, must reconstruct from as well; `frozen` is the gradient by it."""
+    frozen: Tensor
+    view: Everywhere | Entries = EVERYWHERE
+    xc_BD: Tensor
 
     def __init__(self, config: SaeConfig, params: dict[str, Tensor], now: Now):
         self.config, self.params, self.now = config, params, now
 
-    def features(self, pre_BF: Tensor) -> Tensor:
-        """Feature activations; `pre_BF` may be overwritten."""
+    def bound_F(self) -> Tensor:
+        """Pre-activations at most this give no feature and no gradient. [F], or [1] if it is the same for all."""
+        return self.params["b_enc"].new_zeros(1)
+
+    def entries(self, product_BF: Tensor, share: float) -> Entries | None:
+        """Where the encoder's product, b_enc added, is above `bound_F`; None if that is more than `share`."""
+        return kernels_for(product_BF.device).above(product_BF, self.params["b_enc"], self.bound_F(), share)
+
+    def features(self, pre: Tensor) -> Tensor:
+        """Feature activations; `pre` may be overwritten."""
         raise NotImplementedError
 
-    def partial(self, pre_BF: Tensor) -> Tensor:
-        """What the statistic needs of one slot."""
+    def partial(self, product_BF: Tensor, batch_size: int) -> Tensor:
+        """What the statistic needs of one slot, from the encoder's product without b_enc."""
         raise NotImplementedError
 
     def statistic(self, partials: Sequence[Tensor], batch_size: int) -> Tensor:
@@ -77,19 +92,19 @@ class Head:
 
     def penalty_B(self) -> Tensor:
         """The penalty of each row, weighted."""
-        return torch.zeros(self.f.shape[0], dtype=self.f.dtype, device=self.f.device)
+        return self.f.new_zeros(self.f.shape[0] if self.view.dense else self.view.rows)
 
-    def back(self, g_BF: Tensor, share: float) -> Back:
+    def back(self, g: Tensor, share: float) -> Back:
         """The way back from the gradient of the features, which is overwritten; the penalty's is added."""
-        return self._through_relu(g_BF)
+        return self._through_relu(g)
 
     def least(self) -> Tensor:
         """The smallest activation that is not zero, for heads that turn it into a threshold; else infinity."""
         return self.f.new_tensor(torch.inf)
 
-    def _through_relu(self, g_BF: Tensor) -> Back:
-        torch.ops.aten.threshold_backward.grad_input(g_BF, self.f, 0, grad_input=g_BF)  # zero where f is zero
-        return Back(g_BF, {"b_enc": g_BF.sum(dim=0)})
+    def _through_relu(self, g: Tensor) -> Back:
+        torch.ops.aten.threshold_backward.grad_input(g, self.f, 0, grad_input=g)  # zero where f is zero
+        return Back(g, {"b_enc": self.view.sum_F(g)})
 
     def _norms(self) -> Tensor:
         return self.params["W_dec"].norm(dim=1)

@@ -12,22 +12,24 @@ class Gated(Head):
     (and the skip) held fixed in this term.
     """
 
-    def features(self, pre_BF: Tensor) -> Tensor:
-        self.gate = pre_BF.relu()
-        self.scale_F = self.params["r_mag"].exp()
-        self.p = pre_BF - self.params["b_enc"]
-        magnitude = (self.p * self.scale_F + self.params["b_mag"]).relu_()
-        self.f = magnitude.masked_fill_(pre_BF <= 0, 0.0)
+    def features(self, pre: Tensor) -> Tensor:
+        at = self.view.at
+        self.gate = pre.relu()
+        self.scale = at(self.params["r_mag"].exp())
+        self.p = pre - at(self.params["b_enc"])
+        magnitude = (self.p * self.scale + at(self.params["b_mag"])).relu_()
+        self.f = magnitude.masked_fill_(pre <= 0, 0.0)
         return self.f
 
     def penalty_B(self) -> Tensor:
-        return self.config.l1_coefficient * self.now.sparsity * self.gate.sum(dim=1)
+        return self.config.l1_coefficient * self.now.sparsity * self.view.sum_B(self.gate)
 
-    def back(self, g_BF: Tensor, share: float) -> Back:
-        on = self.f > 0
-        g_BF.masked_fill_(~on, 0.0)
-        own = {"b_mag": g_BF.sum(dim=0), "r_mag": (g_BF * self.p).sum(dim=0) * self.scale_F}
-        gate_BF = self.frozen_BF.add_(self.config.l1_coefficient * self.now.sparsity * share)
-        gate_BF.masked_fill_(self.gate <= 0, 0.0)
-        own["b_enc"] = gate_BF.sum(dim=0)
-        return Back(g_BF.mul_(self.scale_F).add_(gate_BF), own, tied=False)
+    def back(self, g: Tensor, share: float) -> Back:
+        view = self.view
+        g.masked_fill_(self.f <= 0, 0.0)
+        own = {"b_mag": view.sum_F(g), "r_mag": view.sum_F(g * self.p) * self.params["r_mag"].exp()}
+        gate = self.frozen.add_(self.config.l1_coefficient * self.now.sparsity * share)
+        gate.masked_fill_(self.gate <= 0, 0.0)
+        own["b_enc"] = view.sum_F(gate)
+        p = g.mul_(self.scale).add_(gate)
+        return Back(p, own, sum_F=view.sum_F(p))

@@ -22,12 +22,12 @@ class Relu(Head):
         self.l1 = config.l1_coefficient * now.sparsity
         self.n_F = self._norms() if config.l1_weight == "decoder_norm" else None
 
-    def features(self, pre_BF: Tensor) -> Tensor:
-        self.f = pre_BF.relu_()
+    def features(self, pre: Tensor) -> Tensor:
+        self.f = pre.relu_()
         return self.f
 
-    def partial(self, pre_BF: Tensor) -> Tensor:
-        f = pre_BF.relu()
+    def partial(self, product_BF: Tensor, batch_size: int) -> Tensor:
+        f = (product_BF.to(self.params["b_enc"].dtype) + self.params["b_enc"]).relu_()
         return torch.stack([f.sum(), f.pow(self.now.power).sum()])
 
     def statistic(self, partials: Sequence[Tensor], batch_size: int) -> Tensor:
@@ -35,18 +35,17 @@ class Relu(Head):
         return torch.where(powered > 0, plain / powered, torch.ones_like(plain))
 
     def penalty_B(self) -> Tensor:
-        f = self._powered()
-        return self.l1 * (f.sum(dim=1) if self.n_F is None else f @ self.n_F)
+        return self.l1 * self.view.sum_B(self._powered(), self.n_F)
 
-    def back(self, g_BF: Tensor, share: float) -> Back:
+    def back(self, g: Tensor, share: float) -> Back:
         slope = self._slope()
         norm_F = None
         if self.n_F is None:
-            g_BF.add_(slope, alpha=self.l1 * share) if isinstance(slope, Tensor) else g_BF.add_(self.l1 * share)
+            g.add_(slope, alpha=self.l1 * share) if isinstance(slope, Tensor) else g.add_(self.l1 * share)
         else:
-            g_BF.add_(slope * self.n_F, alpha=self.l1 * share)
-            norm_F = self._powered().sum(dim=0) * (self.l1 * share)
-        found = self._through_relu(g_BF)
+            g.add_(slope * self.view.at(self.n_F), alpha=self.l1 * share)
+            norm_F = self.view.sum_F(self._powered()) * (self.l1 * share)
+        found = self._through_relu(g)
         found.norm_F = norm_F
         return found
 

@@ -7,16 +7,25 @@ import torch
 from torch import Tensor
 
 from monosem.sae.heads.base import Head
+from monosem.sae.kernels import Entries, kernels_for
 
 
 class TopK(Head):
     """f = the k largest of max(pre, 0) in each row. Gao et al. 2024."""
 
-    def features(self, pre_BF: Tensor) -> Tensor:
-        k = min(self.now.k or self.config.k, pre_BF.shape[1])
-        values, at = pre_BF.topk(k, dim=1, sorted=False)
-        self.f = torch.zeros_like(pre_BF).scatter_(1, at, values.relu_())
+    def entries(self, product_BF: Tensor, share: float) -> Entries | None:
+        k = self._k(product_BF.shape[1])
+        return kernels_for(product_BF.device).largest(product_BF, self.params["b_enc"], k, share)
+
+    def features(self, pre: Tensor) -> Tensor:
+        if self.view.dense:
+            values, at = pre.topk(self._k(pre.shape[1]), dim=1, sorted=False)
+            pre = torch.zeros_like(pre).scatter_(1, at, values.relu_())
+        self.f = pre
         return self.f
+
+    def _k(self, features: int) -> int:
+        return min(self.now.k or self.config.k, features)
 
 
 class BatchTopK(Head):
@@ -28,28 +37,40 @@ class BatchTopK(Head):
 
     batch_wide = True
 
-    def partial(self, pre_BF: Tensor) -> Tensor:
-        return pre_BF[pre_BF > 0]
+    def bound_F(self) -> Tensor:
+        bound = self.now.statistic
+        below = torch.nextafter(bound, bound.new_tensor(-torch.inf))  # what equals the bound is active
+        return torch.where(bound > 0, below, bound).view(1)
+
+    def partial(self, product_BF: Tensor, batch_size: int) -> Tensor:
+        n = self._n(batch_size)
+        return kernels_for(product_BF.device).largest_values(product_BF, self.params["b_enc"], n)
 
     def statistic(self, partials: Sequence[Tensor], batch_size: int) -> Tensor:
-        n = (self.now.k or self.config.k) * batch_size
+        n = self._n(batch_size)
         positive = torch.cat(list(partials))
-        if len(positive) <= n:
+        if len(positive) < n:
             return positive.new_zeros(())
         return _nth_smallest(positive, len(positive) - n)
 
-    def features(self, pre_BF: Tensor) -> Tensor:
+    def features(self, pre: Tensor) -> Tensor:
+        if not self.view.dense:
+            self.f = pre
+            return pre
         bound = self.now.statistic
         if bound is None:  # used by itself, these rows are the batch
-            bound = self.statistic([self.partial(pre_BF)], pre_BF.shape[0])
-        self.f = torch.where((pre_BF >= bound) & (pre_BF > 0), pre_BF, 0.0)
+            bound = self.statistic([pre[pre > 0]], pre.shape[0])
+        self.f = torch.where((pre >= bound) & (pre > 0), pre, 0.0)
         return self.f
 
     def least(self) -> Tensor:
         bound = self.now.statistic
         if bound is not None and bound > 0:
             return bound  # it is active itself
-        return torch.where(self.f > 0, self.f, torch.inf).min() if len(self.f) else super().least()
+        return torch.where(self.f > 0, self.f, torch.inf).min() if self.f.numel() else super().least()
+
+    def _n(self, rows: int) -> int:
+        return (self.now.k or self.config.k) * rows
 
 
 def _nth_smallest(values: Tensor, n: int) -> Tensor:

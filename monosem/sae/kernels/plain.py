@@ -1,0 +1,122 @@
+"""The sparse step's kernels in plain torch, on any device: what `cpu.py` and `gpu.py` do faster, and are held against.
+
+Shape letters: B rows, F features, O width of the output, D of the input, n entries, P nested prefixes.
+
+    above, largest, largest_values   find entries in the encoder's product, to which the bias is still to be added
+    decode, outer, sum_F, sum_B      everything after it, at the entries only
+    adam                             the optimiser's step, with decoder rows kept at unit norm
+"""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from monosem.sae.kernels.entries import Decoded, Entries
+
+GROUP = 64
+"""Rows whose active share is looked at together."""
+
+
+def capacity(features: int, share: float) -> int:
+    """How many entries a group of GROUP rows may have for a step to be sparse."""
+    return int(share * features * GROUP)
+
+
+def above(product_BF: Tensor, bias_F: Tensor, bound_F: Tensor, share: float) -> Entries | None:
+    """Entries where product + bias > bound; None if any group of rows has more than `share` of its features active.
+
+    product_BF  float32, float64, or bfloat16, which is widened before the bias is added
+    """
+    pre = product_BF.to(bias_F.dtype) + bias_F
+    return _entries(pre, pre > bound_F, share)
+
+
+def largest(product_BF: Tensor, bias_F: Tensor, k: int, share: float) -> Entries | None:
+    """Entries of the k largest of product + bias in each row, if above zero. Of equal ones the first features win."""
+    B, F = product_BF.shape
+    if k * min(B, GROUP) > capacity(F, share):
+        return None
+    pre = product_BF.to(bias_F.dtype) + bias_F
+    rank = pre.argsort(dim=1, descending=True, stable=True).argsort(dim=1)
+    return _entries(pre, (rank < k) & (pre > 0), share)
+
+
+def largest_values(product_BF: Tensor, bias_F: Tensor, n: int) -> Tensor:
+    """The n largest of product + bias that are above zero, in any order, and perhaps some that are smaller."""
+    pre = (product_BF.to(bias_F.dtype) + bias_F).flatten()
+    pre = pre[pre > 0]
+    return pre if len(pre) <= n else pre.topk(n, sorted=False).values
+
+
+def decode(
+    at: Entries, f_n: Tensor, W_dec: Tensor, yc_BO: Tensor, ends: Sequence[int], weight: float, keep_r: bool
+) -> Decoded:
+    """x_hat - y of every prefix, and the gradient of  weight/2 * (sum over prefixes of squares)  from there."""
+    parts = f_n[:, None] * W_dec[at.feature_n]
+    r, squares, scaled, lo = -yc_BO, [], [], 0
+    for hi in ends:
+        inside = (at.feature_n >= lo) & (at.feature_n < hi)
+        r = r.index_add(0, at.row_n[inside], parts[inside])
+        squares.append(r.square().sum(dim=1))
+        scaled.append(r * weight)
+        lo = hi
+    g_PBO = torch.stack(scaled).flip(0).cumsum(0).flip(0)
+    prefix_n = torch.bucketize(at.feature_n, torch.tensor(ends, device=f_n.device), right=True)
+    back_n = (g_PBO[prefix_n, at.row_n] * W_dec[at.feature_n]).sum(dim=1)
+    return Decoded(torch.stack(squares, dim=1), g_PBO, back_n, r if keep_r else None)
+
+
+def outer(at: Entries, v_n: Tensor, rows_BO: Tensor, out_FO: Tensor, first: int, last: int) -> None:
+    """out[f] = sum over f's entries of v * (the entry's row of rows_BO), for features first to last."""
+    inside = (at.feature_n >= first) & (at.feature_n < last)
+    out_FO[first:last] = 0
+    out_FO.index_add_(0, at.feature_n[inside], v_n[inside, None] * rows_BO[at.row_n[inside]])
+
+
+def sum_F(at: Entries, v_n: Tensor) -> Tensor:
+    """v summed over each feature's entries, [F]."""
+    return v_n.new_zeros(at.features).index_add_(0, at.feature_n, v_n)
+
+
+def sum_B(at: Entries, v_n: Tensor) -> Tensor:
+    """v summed over each row's entries, [B]."""
+    return v_n.new_zeros(at.rows).index_add_(0, at.row_n, v_n)
+
+
+def adam(
+    param: Tensor, grad: Tensor, m: Tensor, v: Tensor,
+    step: int, lr: float, beta1: float, beta2: float, eps: float, unit: bool,
+) -> None:  # fmt: skip
+    """Step `step` (from 1) of Adam (Kingma & Ba 2015) in place, all tensors [rows, columns] in one dense layout.
+
+    unit   rows of unit norm stay so: the gradient's part along them is taken away first, the norm restored after.
+           Bricken et al. 2023, "Autoencoder Training"
+    """
+    if unit:
+        grad = grad - (grad * param).sum(dim=1, keepdim=True) * param
+    m.lerp_(grad, 1 - beta1)
+    v.mul_(beta2).addcmul_(grad, grad, value=1 - beta2)
+    scale = lr / (1 - beta1**step)
+    param.addcdiv_(m, v.sqrt().div_((1 - beta2**step) ** 0.5).add_(eps), value=-scale)
+    if unit:
+        param /= param.norm(dim=1, keepdim=True)
+
+
+def _entries(pre_BF: Tensor, on_BF: Tensor, share: float) -> Entries | None:
+    B, F = pre_BF.shape
+    counts = on_BF.sum(dim=1)
+    groups = torch.nn.functional.pad(counts, (0, -B % GROUP)).view(-1, GROUP).sum(dim=1)
+    if B and int(groups.max()) > capacity(F, share):
+        return None
+    row_n, feature_n = on_BF.nonzero(as_tuple=True)
+    start_B = torch.nn.functional.pad(counts.cumsum(0), (1, 0))
+    start_F = torch.nn.functional.pad(on_BF.sum(dim=0).cumsum(0), (1, 0))
+    order_n = feature_n.argsort(stable=True)
+    return Entries(start_B, feature_n, row_n, pre_BF[row_n, feature_n], start_F, order_n, _module())
+
+
+def _module():
+    import sys
+
+    return sys.modules[__name__]
