@@ -6,6 +6,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+TRITON := 3.9.0
 
 .PHONY: sweep test setup lint peers
 
@@ -37,4 +38,7 @@ $(READY): pyproject.toml docker/constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check torch==2.13.0 --constraint docker/constraints.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable ".[dev]" --constraint docker/constraints.txt
+	@# A CUDA build of torch brings the Triton it wants; without one the kernels run in Triton's interpreter.
+	[ "$$(uname -s)" != Linux ] || $(BIN)/python -c "import triton" 2>/dev/null || \
+		$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps triton==$(TRITON)
 	touch $@

@@ -7,7 +7,11 @@
 Importing this is light; the names below are loaded when first used, none of them imports ray.
 """
 
+import os
 from importlib import import_module
+
+# Set before torch is loaded: between two of its products its threads would spin, on cores that the kernels need then.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 __version__ = "0.1.0"
 

@@ -38,6 +38,8 @@ ONLY_IN = {
     "jinja2": {"report"},
     "rich": {"track", "report"},
     "faker": {"text"},
+    "numba": {"sae"},
+    "triton": {"sae"},
 }
 
 FILES = sorted(ROOT.rglob("*.py"))

@@ -16,6 +16,7 @@ from monosem.learn.schedules import lr_at, now_at
 from monosem.sae.config import SaeConfig
 from monosem.sae.gradients import batch_gradients
 from monosem.sae.init import init_sae
+from monosem.sae.kernels import kernels_for
 from monosem.sae.model import Sae
 from monosem.sae.resample import FEATURE_AXIS, resample
 from monosem.sae.slot import Manner
@@ -81,7 +82,7 @@ class Learner:
         B = len(x)
         target = x if y is None else y
         kept = target if masked_B is None else target[~masked_B]
-        total = (kept - kept.mean(dim=0)).square().sum()
+        total = kernels_for(kept.device).spread(kept)
         return {
             "loss": result.loss,
             "mse": result.squared_error / (B * self.config.width_out),

@@ -6,7 +6,6 @@ Shape letters: B rows, D d_in, F d_sae, O d_out.
 from collections.abc import Sequence
 from dataclasses import replace
 
-import torch
 from torch import Tensor
 
 from monosem.sae.heads import Now, head_of

@@ -3,9 +3,14 @@
 from torch import Tensor
 
 
+def rounded(t: Tensor, precision: str) -> Tensor:
+    """A factor as products take it: with "bf16" in bfloat16."""
+    return t if precision == "fp32" else t.bfloat16()
+
+
 def encoder_product(a: Tensor, b: Tensor, precision: str) -> Tensor:
     """a @ b as it comes: float32, or with "bf16" bfloat16, which kernels widen when they read it."""
-    return a @ b if precision == "fp32" else a.bfloat16() @ b.bfloat16()
+    return rounded(a, precision) @ rounded(b, precision)
 
 
 def matmul(a: Tensor, b: Tensor, precision: str) -> Tensor:

@@ -59,9 +59,7 @@ def resample(
     device, config = sae.W_enc.device, sae.config
     targets = [None] * -(-len(x_ND) // chunk) if y_NO is None else y_NO.split(chunk)
     pairs = zip(x_ND.split(chunk), targets, strict=True)
-    losses = torch.cat(
-        [row_losses(sae, x.to(device), manner, None if y is None else y.to(device)) for x, y in pairs]
-    )
+    losses = torch.cat([row_losses(sae, x.to(device), manner, None if y is None else y.to(device)) for x, y in pairs])
     rows = draw_rows(losses, len(dead), config.seed, step)
     reborn = dead[: len(rows)]
     x = x_ND[rows].to(device)

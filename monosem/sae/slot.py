@@ -94,7 +94,7 @@ def way_of(sae: Sae, head: Head, product_BF: Tensor, xc_BD: Tensor, manner: Mann
     if entries is None:
         return DenseWay(sae, product_BF, manner.precision)
     head.view, head.xc_BD = entries, xc_BD
-    return SparseWay(sae, entries)
+    return SparseWay(sae, entries, manner.precision)
 
 
 def slot_gradients(

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from monosem.sae.kernels import EVERYWHERE, Decoded, Entries
 from monosem.sae.model import Sae
-from monosem.sae.products import matmul
+from monosem.sae.products import matmul, rounded
 
 
 class DenseWay:
@@ -58,25 +58,26 @@ class DenseWay:
 
 
 class SparseWay:
-    """Sums over the active entries."""
+    """Sums over the active entries. With "bf16" the rows that are gathered are rounded; values and sums are not."""
 
-    def __init__(self, sae: Sae, entries: Entries):
-        self.sae, self.view, self.kernels = sae, entries, entries.kernels
+    def __init__(self, sae: Sae, entries: Entries, precision: str):
+        self.sae, self.view, self.kernels, self.precision = sae, entries, entries.kernels, precision
 
     def pre(self) -> Tensor:
         return self.view.pre_n
 
     def decode(self, f_n: Tensor, yc_BO: Tensor, weight: float, keep_r: bool = False) -> Decoded:
-        return self.kernels.decode(self.view, f_n, self.sae.W_dec, yc_BO, self.sae.config.ends, weight, keep_r)
+        table = rounded(self.sae.W_dec, self.precision)
+        return self.kernels.decode(self.view, f_n, table, yc_BO, self.sae.config.ends, weight, keep_r)
 
     def W_dec(self, f_n: Tensor, g_PBO: Tensor) -> Tensor:
         out = torch.empty_like(self.sae.W_dec)
         ends = self.sae.config.ends
         for g, lo, hi in zip(g_PBO, (0, *ends[:-1]), ends, strict=True):
-            self.kernels.outer(self.view, f_n, g, out, lo, hi)
+            self.kernels.outer(self.view, f_n, rounded(g, self.precision), out, lo, hi)
         return out
 
     def W_enc(self, p_n: Tensor, xc_BD: Tensor, base_F: Tensor | None) -> Tensor:
         out = xc_BD.new_empty(self.view.features, xc_BD.shape[1])
-        self.kernels.outer(self.view, p_n, xc_BD, out, 0, len(out))
+        self.kernels.outer(self.view, p_n, rounded(xc_BD, self.precision), out, 0, len(out))
         return out if base_F is None else out.addr_(base_F, xc_BD.sum(dim=0))

@@ -46,10 +46,11 @@ def test_gradients_equal_autograd_in_float32():
         assert float((g - expected[name]).norm() / expected[name].norm()) < 1e-5, name
 
 
-def test_bf16_products_are_close():
+@pytest.mark.parametrize("share", [0.0, 1.0])
+def test_bf16_products_are_close(share):
     sae, x = example(torch.float32, rows=256, d_in=64, d_sae=256)
     _, expected = autograd(sae, x)
-    for name, g in batch_gradients(sae, x, 1, Manner("bf16")).gradients.items():
+    for name, g in batch_gradients(sae, x, 1, Manner("bf16", share)).gradients.items():
         error = float((g - expected[name]).norm() / expected[name].norm())
         assert 1e-5 < error < 3e-2, f"{name}: {error}"
 

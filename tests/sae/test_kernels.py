@@ -39,21 +39,20 @@ def test_entries_are_those_of_plain_torch(B, F, dtype, threads):
             assert_same(cpu.largest(p, bias, k, 1.0), plain.largest(p, bias, k, 1.0))
 
 
-@pytest.mark.parametrize("find", [lambda k, *a: k.above(*a[:2], torch.zeros(1), a[2]), lambda k, *a: k.largest(*a[:2], 5, a[2])])
-def test_at_most_that_share_of_a_group(find):
+@pytest.mark.parametrize("kernels", [cpu, plain])
+def test_at_most_that_share_of_a_group(kernels):
     """For groups of rows, not for the whole batch: 40 crowded rows among 640 are too many, spread out they are not."""
-    F = 64
+    F, zero = 64, torch.zeros(64)
     crowded = -torch.ones(640, F)
     crowded[100:140, :32] = 1
     spread = crowded[torch.arange(640).view(16, 40).T.flatten()]
-    for kernels in (cpu, plain):
-        assert kernels.above(crowded, torch.zeros(F), torch.zeros(1), 0.1) is None
-        assert kernels.above(spread, torch.zeros(F), torch.zeros(1), 0.1) is not None
-        assert find(kernels, spread, torch.zeros(F), 0.01) is None
-        exact = 64 * 32 / (64 * F)
-        block = crowded[100:101].expand(64, F).contiguous()
-        assert kernels.above(block, torch.zeros(F), torch.zeros(1), exact) is not None
-        assert kernels.above(block, torch.zeros(F), torch.zeros(1), exact - 1e-3) is None
+    assert kernels.above(crowded, zero, zero, 0.1) is None
+    assert kernels.above(spread, zero, zero, 0.1) is not None
+    block = crowded[100:101].expand(64, F).contiguous()
+    assert kernels.above(block, zero, zero, 0.5) is not None
+    assert kernels.above(block, zero, zero, 0.499) is None
+    assert kernels.largest(block, zero, 16, 0.25) is not None
+    assert kernels.largest(block, zero, 17, 0.25) is None
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
@@ -70,29 +69,38 @@ def test_the_largest_values_are_among_those_found(dtype, n):
     p, bias = product(67, 131, dtype)
     found, expected = (k.largest_values(p, bias, n).sort(descending=True).values for k in (cpu, plain))
     assert torch.equal(found[: len(expected)], expected)
-    assert len(found) <= 1.2 * len(expected) + 20 and bool((found > 0).all())
+    assert len(found) <= 4 * n + 128 and bool((found > 0).all())
 
 
 @pytest.mark.parametrize("dtype", FLOATS)
 @pytest.mark.parametrize("B, F", SHAPES)
 @pytest.mark.parametrize("ends", [(1.0,), (0.25, 0.5, 1.0)])
-def test_sums_over_entries_are_those_of_plain_torch(B, F, dtype, ends):
+@pytest.mark.parametrize("rounded", [False, True])
+def test_sums_over_entries_are_those_of_plain_torch(B, F, dtype, ends, rounded):
+    if rounded and dtype == torch.float64:
+        pytest.skip("bfloat16 goes with float32")
     p, bias = product(B, F, dtype)
     at = cpu.above(p, bias, torch.zeros(1, dtype=dtype), 1.0)
-    n, O = len(at.pre_n), 20
+    n, wide = len(at.pre_n), 20
     torch.manual_seed(1)
-    W, y, v = torch.randn(F, O).to(dtype), torch.randn(B, O).to(dtype), torch.randn(n).to(dtype)
+    W, y, v = torch.randn(F, wide).to(dtype), torch.randn(B, wide).to(dtype), torch.randn(n).to(dtype)
     ends = tuple(max(1, int(F * share)) for share in ends)
+    table = y
+    if rounded:
+        W, table = W.bfloat16(), y.bfloat16()
     one, other = (k.decode(at, at.pre_n, W, y, ends, 0.3, True) for k in (cpu, plain))
     for name in ("squares_BP", "g_PBO", "back", "r_BO"):
         close(getattr(one, name), getattr(other, name))
     assert cpu.decode(at, at.pre_n, W, y, ends, 0.3, False).r_BO is None
-    a, b = torch.full((F, O), 7.0, dtype=dtype), torch.full((F, O), 7.0, dtype=dtype)
+    a, b = torch.full((F, wide), 7.0, dtype=dtype), torch.full((F, wide), 7.0, dtype=dtype)
     first, last = F // 3, F - 1
-    cpu.outer(at, v, y, a, first, last), plain.outer(at, v, y, b, first, last)
+    cpu.outer(at, v, table, a, first, last), plain.outer(at, v, table, b, first, last)
     close(a, b)
     assert bool((a[:first] == 7).all()) and bool((a[last:] == 7).all())
     close(cpu.sum_F(at, v), plain.sum_F(at, v)), close(cpu.sum_B(at, v), plain.sum_B(at, v))
+    assert torch.equal(cpu.fired_F(at, v), plain.fired_F(at, v))
+    both = torch.stack([k.spread(y + 3) for k in (cpu, plain)])
+    assert torch.allclose(both, (y - y.mean(0)).square().sum(), atol=1e-6)
 
 
 @pytest.mark.parametrize("dtype", FLOATS)

@@ -4,8 +4,9 @@ A head is made for one slot of a batch, keeps what its way back needs, and is th
 encoder's and the decoder's products (`gradients.py`). The derivatives are written out; `tests/sae/test_formulas.py`
 holds each against float64 autograd of the formula in its docstring.
 
-Values are a matrix [B, F], or a list [n] of the entries where a feature may be active: `self.view` (`kernels/entries.py`)
-brings vectors over features into the same form and sums values back, so that a formula is written once.
+Values are a matrix [B, F], or a list [n] of the entries where a feature may be active: `self.view`
+(`kernels/entries.py`) brings vectors over features into the same form and sums values back, so that a formula is
+written once.
 
 Shape letters: B rows of the slot, F d_sae. n_F: norms of the decoder's rows. `share`: 1 / rows of the whole batch.
 """

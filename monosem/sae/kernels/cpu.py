@@ -17,8 +17,12 @@ from monosem.sae.kernels import numba_loops as loops
 from monosem.sae.kernels.entries import Decoded, Entries
 from monosem.sae.kernels.plain import GROUP, capacity
 
-TOGETHER = 16
+TOGETHER = 64
 """Rows or features that a thread takes at a time: few enough to share evenly, enough for a call to cost nothing."""
+MIN_CLASSES = 256
+"""See `numba_loops.largest`: more classes make a tighter bound, and more maxima to rank."""
+SAMPLED = 64
+"""See `_suggested_bound`."""
 
 
 @cache
@@ -45,33 +49,57 @@ def shared_out(loop: Callable, n: int, *arguments: object, together: int = TOGET
 
 
 def above(product_BF: Tensor, bias_F: Tensor, bound_F: Tensor, share: float) -> Entries | None:
-    product, bias = _bits(product_BF), bias_F.numpy()
-    B, F = product.shape
-    groups, most = -(-B // GROUP), capacity(F, share)
-    features = np.empty((groups, most + loops.BLOCK), np.int32)
-    pres = np.empty((groups, most + loops.BLOCK), bias.dtype)
-    counts, overfull = np.zeros(B, np.int64), np.zeros(1, np.bool_)
+    F = product_BF.shape[1]
     bound = np.ascontiguousarray(bound_F.expand(F).numpy())
-    shared_out(
-        loops.above, groups, product, bias, bound, GROUP, most, counts, features, pres, overfull, together=1
-    )
-    return None if overfull[0] else _packed(F, counts, GROUP, features, pres)
+    counts, pres, features = _above(_bits(product_BF), bias_F.numpy(), bound, capacity(F, share))
+    return None if counts is None else _packed(F, counts, GROUP, features, pres)
+
+
+def _above(product: np.ndarray, bias: np.ndarray, bound: np.ndarray, most: int) -> tuple:
+    """Counts of rows, and by group of rows the values and their features; None if a group has more than `most`."""
+    B = len(product)
+    groups = -(-B // GROUP)
+    features = np.empty((groups, most + loops.FLAGS), np.int32)
+    pres = np.empty((groups, most + loops.FLAGS), bias.dtype)
+    counts, overfull = np.zeros(B, np.int64), np.zeros(1, np.bool_)
+    shared_out(loops.above, groups, product, bias, bound, GROUP, most, counts, features, pres, overfull, together=1)
+    return None if overfull[0] else counts, pres, features
 
 
 def largest(product_BF: Tensor, bias_F: Tensor, k: int, share: float) -> Entries | None:
     product, bias = _bits(product_BF), bias_F.numpy()
     B, F = product.shape
-    if k * min(B, GROUP) > capacity(F, share):
+    if k > share * F:
         return None
     features, pres = np.empty((B, k), np.int32), np.empty((B, k), bias.dtype)
     counts = np.empty(B, np.int64)
-    shared_out(loops.largest, B, product, bias, k, features, pres, counts)
+    classes = min(F, max(MIN_CLASSES, 4 * k))
+    shared_out(loops.largest, B, product, bias, k, classes, features, pres, counts)
     return _packed(F, counts, 1, features, pres)
 
 
 def largest_values(product_BF: Tensor, bias_F: Tensor, n: int) -> Tensor:
-    """By a histogram of the values' leading bits, then those that reach its bin with the n-th."""
+    """Those above a bound that some rows suggest; if it was too high or far too low, by a histogram."""
     product, bias = _bits(product_BF), bias_F.numpy()
+    B, F = product.shape
+    bound = np.full(F, _suggested_bound(product_BF, bias_F, n), bias.dtype)
+    counts, pres = _above(product, bias, bound, min(GROUP * F, 8 * (n * GROUP // B + GROUP)))[:2]
+    if counts is None or counts.sum() < n:
+        return _by_histogram(product, bias, n)
+    in_group = np.add.reduceat(counts, np.arange(0, B, GROUP))
+    return torch.from_numpy(np.concatenate([row[:m] for row, m in zip(pres, in_group, strict=True)]))
+
+
+def _suggested_bound(product_BF: Tensor, bias_F: Tensor, n: int) -> float:
+    """What twice as many values as wanted are likely to exceed, by every SAMPLED-th row; 0 if there are too few."""
+    sample = (product_BF[::SAMPLED].to(bias_F.dtype) + bias_F).flatten()
+    sample = sample[sample > 0].numpy()
+    wanted = 2 * n // SAMPLED + SAMPLED
+    return float(np.partition(sample, len(sample) - wanted)[len(sample) - wanted]) if wanted < len(sample) else 0.0
+
+
+def _by_histogram(product: np.ndarray, bias: np.ndarray, n: int) -> Tensor:
+    """By a histogram of the values' leading bits, then those that reach the bin that holds the n-th."""
     B = len(product)
     parts = np.zeros((-(-B // GROUP), 1 << 16), np.int64)
     shared_out(_histogram_of_group, len(parts), product, bias, parts, together=1)
@@ -88,12 +116,12 @@ def largest_values(product_BF: Tensor, bias_F: Tensor, n: int) -> Tensor:
 def decode(
     at: Entries, f_n: Tensor, W_dec: Tensor, yc_BO: Tensor, ends: Sequence[int], weight: float, keep_r: bool
 ) -> Decoded:
-    B, O = yc_BO.shape
-    dtype = W_dec.numpy().dtype
-    g, squares = np.empty((len(ends), B, O), dtype), np.empty((B, len(ends)), dtype)
-    back_n, r = np.empty(len(f_n), dtype), np.empty((B if keep_r else 0, O), dtype)
+    B, wide = yc_BO.shape
+    dtype = f_n.numpy().dtype
+    g, squares = np.empty((len(ends), B, wide), dtype), np.empty((B, len(ends)), dtype)
+    back_n, r = np.empty(len(f_n), dtype), np.empty((B if keep_r else 0, wide), dtype)
     shared_out(
-        loops.decode, B, at.start_B.numpy(), at.feature_n.numpy(), f_n.numpy(), W_dec.numpy(), yc_BO.numpy(),
+        loops.decode, B, at.start_B.numpy(), at.feature_n.numpy(), f_n.numpy(), _bits(W_dec), yc_BO.numpy(),
         np.array(ends), dtype.type(weight), squares, g, back_n, r,
     )  # fmt: skip
     found = map(torch.from_numpy, (squares, g, back_n))
@@ -101,9 +129,10 @@ def decode(
 
 
 def outer(at: Entries, v_n: Tensor, rows_BO: Tensor, out_FO: Tensor, first: int, last: int) -> None:
+    order = at.order_n.numpy()
     shared_out(
-        loops.outer, last - first, at.start_F[first:].numpy(), at.order_n.numpy(), at.row_n.numpy(), v_n.numpy(),
-        rows_BO.numpy(), out_FO[first:].numpy(),
+        loops.outer, last - first, at.start_F[first:].numpy(), at.row_n.numpy()[order], v_n.numpy()[order],
+        _bits(rows_BO), out_FO[first:].numpy(),
     )  # fmt: skip
 
 
@@ -111,6 +140,20 @@ def sum_F(at: Entries, v_n: Tensor) -> Tensor:
     out = v_n.new_empty(at.features)
     loops.sum_F(at.start_F.numpy(), at.order_n.numpy(), v_n.numpy(), out.numpy())
     return out
+
+
+def fired_F(at: Entries, v_n: Tensor) -> Tensor:
+    out = torch.zeros(at.features, dtype=torch.bool)
+    loops.fired_F(at.feature_n.numpy(), v_n.numpy(), out.numpy())
+    return out
+
+
+def spread(rows_BO: Tensor) -> Tensor:
+    groups = -(-len(rows_BO) // GROUP)
+    sums, squares = np.zeros((groups, rows_BO.shape[1])), np.zeros(groups)
+    shared_out(loops.spread, groups, rows_BO.numpy(), sums, squares, together=1)
+    total = squares.sum() - np.square(sums.sum(axis=0)).sum() / max(1, len(rows_BO))
+    return torch.tensor(total).to(rows_BO.dtype)
 
 
 def sum_B(at: Entries, v_n: Tensor) -> Tensor:
@@ -134,11 +177,9 @@ def _histogram_of_group(product, bias, parts, lo, hi) -> None:
         loops.histogram(product, bias, parts[group], group * GROUP, min(len(product), (group + 1) * GROUP))
 
 
-def _bits(product_BF: Tensor) -> np.ndarray:
-    """The product for numpy, which has no bfloat16: its bits."""
-    if product_BF.dtype == torch.bfloat16:
-        product_BF = product_BF.view(torch.uint16)
-    return product_BF.numpy()
+def _bits(t: Tensor) -> np.ndarray:
+    """A tensor for numpy, which has no bfloat16: its bits."""
+    return (t.view(torch.uint16) if t.dtype == torch.bfloat16 else t).numpy()
 
 
 def _packed(F: int, counts: np.ndarray, group_rows: int, features: np.ndarray, pres: np.ndarray) -> Entries:

@@ -83,9 +83,7 @@ class Entries:
         return self.kernels.sum_B(self, values if weight_F is None else values * self.at(weight_F))
 
     def fired_F(self, values: Tensor) -> Tensor:
-        fired = torch.zeros(self.features, dtype=torch.bool, device=values.device)
-        fired[self.feature_n[values > 0]] = True
-        return fired
+        return self.kernels.fired_F(self, values)
 
 
 @dataclass

@@ -12,9 +12,11 @@ import numpy as np
 from numba import types
 from numba.extending import intrinsic
 
+from monosem.sae.kernels.plain import GROUP
+
 FAST = {"reassoc", "contract", "nsz", "arcp"}
-BLOCK = 16
-"""Columns looked at together: almost all blocks of a trained dictionary's product have no entry."""
+FLAGS = 8
+"""Flags that make up one word."""
 
 ranged = numba.njit(nogil=True, cache=True, fastmath=FAST, error_model="numpy")
 
@@ -35,34 +37,28 @@ def widen(typingctx, x):
 
 @ranged
 def above(product, bias, bound, group_rows, capacity, counts, features, pres, overfull, lo, hi):
-    """Entries of groups lo to hi: up to `capacity` each, at features[group] and pres[group]; overfull[0] if more."""
+    """Entries of groups lo to hi: up to `capacity` each, at features[group] and pres[group]; overfull[0] if more.
+
+    First a flag for every column, which compiles to vectors, then eight flags at a time: almost all have none set.
+    """
     B, F = product.shape
+    flags = np.zeros(-(-F // FLAGS) * FLAGS, np.uint8)
+    eights = flags.view(np.uint64)
     for group in range(lo, hi):
         n = 0
         for b in range(group * group_rows, min(B, (group + 1) * group_rows)):
             before, row = n, product[b]
-            whole = F - F % BLOCK
-            for c in range(0, whole, BLOCK):
-                some = False
-                for j in range(c, c + BLOCK):
-                    some |= widen(row[j]) + bias[j] > bound[j]
-                if some:
+            for j in range(F):
+                flags[j] = np.uint8(widen(row[j]) + bias[j] > bound[j])
+            for c in range(len(eights)):
+                if eights[c] != 0:
                     if n > capacity:
                         overfull[0] = True
                         return
-                    for j in range(c, c + BLOCK):
-                        pre = widen(row[j]) + bias[j]
-                        if pre > bound[j]:
-                            features[group, n], pres[group, n] = j, pre
+                    for j in range(c * FLAGS, (c + 1) * FLAGS):
+                        if flags[j]:
+                            features[group, n], pres[group, n] = j, widen(row[j]) + bias[j]
                             n += 1
-            for j in range(whole, F):
-                pre = widen(row[j]) + bias[j]
-                if pre > bound[j]:
-                    if n >= capacity + BLOCK:
-                        overfull[0] = True
-                        return
-                    features[group, n], pres[group, n] = j, pre
-                    n += 1
             counts[b] = n - before
         if n > capacity:
             overfull[0] = True
@@ -70,50 +66,100 @@ def above(product, bias, bound, group_rows, capacity, counts, features, pres, ov
 
 
 @ranged
-def largest(product, bias, k, features, pres, counts, lo, hi):
+def largest(product, bias, k, classes, features, pres, counts, lo, hi):
     """The k largest above zero of rows lo to hi, by feature; of equal ones the first features.
 
-    The k-th largest of the blocks' maxima is a bound that k blocks reach, so few values remain to be ranked.
+    Values that reach a bound are ranked. Where the row before had its k-th largest is a good guess at it; if fewer than
+    k reach that, the k-th largest of the maxima of `classes` classes of columns is one that at least k do.
     """
     F = product.shape[1]
-    blocks = (F + BLOCK - 1) // BLOCK
-    tops = np.empty(blocks, bias.dtype)
-    kept, kept_at = np.empty(F, bias.dtype), np.empty(F, np.int64)
+    tops, flags = np.empty(classes, bias.dtype), np.zeros(-(-F // FLAGS) * FLAGS, np.uint8)
+    eights = flags.view(np.uint64)
+    kept, kept_at, ranked = np.empty(F, bias.dtype), np.empty(F, np.int64), np.empty(max(F, classes), bias.dtype)
     zero = bias.dtype.type(0)
+    guess = zero
     for b in range(lo, hi):
         row = product[b]
-        for block in range(blocks):
-            top = zero
-            for j in range(block * BLOCK, min(F, (block + 1) * BLOCK)):
-                pre = widen(row[j]) + bias[j]
-                top = max(top, pre)
-            tops[block] = top
-        bound = np.partition(tops, blocks - k)[blocks - k] if k < blocks else zero
-        n = 0
-        for block in range(blocks):
-            if tops[block] >= bound and tops[block] > zero:
-                for j in range(block * BLOCK, min(F, (block + 1) * BLOCK)):
-                    pre = widen(row[j]) + bias[j]
-                    if pre >= bound and pre > zero:
-                        kept[n], kept_at[n] = pre, j
-                        n += 1
-        counts[b] = _keep(kept, kept_at, n, k, features[b], pres[b])
+        n = _reaching(row, bias, guess, flags, eights, kept, kept_at)
+        if n < k and guess > zero:
+            bound = zero
+            if k < classes:
+                _tops(row, bias, tops)
+                ranked[:classes] = tops
+                bound = _nth_largest(ranked, classes, k)
+            n = _reaching(row, bias, bound, flags, eights, kept, kept_at)
+        least = zero
+        if n >= k:
+            ranked[:n] = kept[:n]
+            least = _nth_largest(ranked, n, k)
+        counts[b] = _keep(kept, kept_at, n, k, least, features[b], pres[b])
+        guess = least * bias.dtype.type(0.8)
 
 
 @ranged
-def _keep(kept, kept_at, n, k, features, pres):
-    """The k largest of n candidates, in their order."""
-    bound, ties = kept[0], n
-    if n > k:
-        bound = np.partition(kept[:n], n - k)[n - k]
-        ties = k
-        for i in range(n):
-            if kept[i] > bound:
-                ties -= 1
+def _reaching(row, bias, bound, flags, eights, kept, kept_at):
+    """How many values of a row are above zero and reach the bound; they and their columns go to the front of `kept`."""
+    zero = bias.dtype.type(0)
+    for j in range(len(row)):
+        pre = widen(row[j]) + bias[j]
+        flags[j] = np.uint8(pre >= bound) & np.uint8(pre > zero)
+    n = 0
+    for c in range(len(eights)):
+        if eights[c] != 0:
+            for j in range(c * FLAGS, (c + 1) * FLAGS):
+                if flags[j]:
+                    kept[n], kept_at[n] = widen(row[j]) + bias[j], j
+                    n += 1
+    return n
+
+
+@ranged
+def _tops(row, bias, tops):
+    """Maxima, at least zero, of the columns that leave the same remainder."""
+    F, classes = len(row), len(tops)
+    tops[:] = 0
+    for c in range(0, F, classes):
+        for i in range(min(classes, F - c)):
+            pre = widen(row[c + i]) + bias[c + i]
+            tops[i] = pre if pre > tops[i] else tops[i]
+
+
+@ranged
+def _nth_largest(values, n, k):
+    """The k-th largest (from 1) of the first n values, which are reordered (Hoare's selection)."""
+    first, last, want = 0, n - 1, k - 1
+    while first < last:
+        pivot = values[(first + last) // 2]
+        i, j = first, last
+        while i <= j:
+            while values[i] > pivot:
+                i += 1
+            while values[j] < pivot:
+                j -= 1
+            if i <= j:
+                values[i], values[j] = values[j], values[i]
+                i += 1
+                j -= 1
+        if want <= j:
+            last = j
+        elif want >= i:
+            first = i
+        else:
+            break
+    return values[want]
+
+
+@ranged
+def _keep(kept, kept_at, n, k, least, features, pres):
+    """The k largest of n candidates, in their order; `least` is the k-th if there are as many."""
+    ties = k
+    for i in range(n):
+        if kept[i] > least:
+            ties -= 1
     found = 0
     for i in range(n):
-        take = n <= k or kept[i] > bound
-        if not take and kept[i] == bound and ties > 0:
+        take = n <= k or kept[i] > least
+        if not take and kept[i] == least and ties > 0:
             ties -= 1
             take = True
         if take:
@@ -172,7 +218,7 @@ def pack(group_rows, start_B, features, pres, feature_n, row_n, pre_n, lo, hi):
 
 @ranged
 def by_feature(feature_n, start_F, order_n):
-    """Entries ordered by feature, and by row within one (a counting sort)."""
+    """Entries by feature, and by row within one (a counting sort)."""
     for f in feature_n:
         start_F[f + 1] += 1
     for f in range(1, len(start_F)):
@@ -187,53 +233,108 @@ def by_feature(feature_n, start_F, order_n):
 @ranged
 def decode(start_B, feature_n, f_n, W_dec, yc, ends, weight, squares, g, back_n, r_out, lo, hi):
     """Rows lo to hi, see `plain.decode`; r_out is empty if x_hat - y is not wanted."""
-    O, P = W_dec.shape[1], len(ends)
-    r = np.empty(O, W_dec.dtype)
+    wide, P = W_dec.shape[1], len(ends)
+    r = np.empty(wide, f_n.dtype)
     for b in range(lo, hi):
         e, last = start_B[b], start_B[b + 1]
-        for o in range(O):
+        for o in range(wide):
             r[o] = -yc[b, o]
         for p in range(P):
-            while e < last and feature_n[e] < ends[p]:
-                w, f = W_dec[feature_n[e]], f_n[e]
-                for o in range(O):
-                    r[o] += f * w[o]
-                e += 1
-            total = W_dec.dtype.type(0)
-            for o in range(O):
+            stop = _until(feature_n, e, last, ends[p])
+            add_rows(W_dec, feature_n, f_n, e, stop, r)
+            e = stop
+            total = f_n.dtype.type(0)
+            for o in range(wide):
                 total += r[o] * r[o]
                 g[p, b, o] = r[o] * weight
             squares[b, p] = total
         if len(r_out):
             r_out[b] = r
         for p in range(P - 2, -1, -1):
-            for o in range(O):
+            for o in range(wide):
                 g[p, b, o] += g[p + 1, b, o]
         e = start_B[b]
         for p in range(P):
-            row = g[p, b]
-            while e < last and feature_n[e] < ends[p]:
-                w = W_dec[feature_n[e]]
-                total = W_dec.dtype.type(0)
-                for o in range(O):
-                    total += row[o] * w[o]
-                back_n[e] = total
-                e += 1
+            stop = _until(feature_n, e, last, ends[p])
+            _dots(W_dec, feature_n, g[p, b], e, stop, back_n)
+            e = stop
 
 
 @ranged
-def outer(start_F, order_n, row_n, v_n, rows, out, lo, hi):
-    """Features lo to hi, see `plain.outer`."""
-    O = rows.shape[1]
+def _until(feature_n, e, last, end):
+    """The first entry from e on whose feature is not below `end`."""
+    while e < last and feature_n[e] < end:
+        e += 1
+    return e
+
+
+@ranged
+def add_rows(table, at, v, e, stop, out):
+    """out += sum of v[e] * table[at[e]]; four rows at a time, so that `out` is read and written a quarter as often."""
+    wide = len(out)
+    while e + 4 <= stop:
+        r0, r1, r2, r3 = table[at[e]], table[at[e + 1]], table[at[e + 2]], table[at[e + 3]]
+        v0, v1, v2, v3 = v[e], v[e + 1], v[e + 2], v[e + 3]
+        for o in range(wide):
+            out[o] += (v0 * widen(r0[o]) + v1 * widen(r1[o])) + (v2 * widen(r2[o]) + v3 * widen(r3[o]))
+        e += 4
+    while e < stop:
+        r0, v0 = table[at[e]], v[e]
+        for o in range(wide):
+            out[o] += v0 * widen(r0[o])
+        e += 1
+
+
+@ranged
+def _dots(table, at, row, e, stop, out):
+    """out[e] = row . table[at[e]], four at a time."""
+    wide, zero = len(row), row.dtype.type(0)
+    while e + 4 <= stop:
+        r0, r1, r2, r3 = table[at[e]], table[at[e + 1]], table[at[e + 2]], table[at[e + 3]]
+        s0, s1, s2, s3 = zero, zero, zero, zero
+        for o in range(wide):
+            x = row[o]
+            s0 += x * widen(r0[o])
+            s1 += x * widen(r1[o])
+            s2 += x * widen(r2[o])
+            s3 += x * widen(r3[o])
+        out[e], out[e + 1], out[e + 2], out[e + 3] = s0, s1, s2, s3
+        e += 4
+    while e < stop:
+        r0, s0 = table[at[e]], zero
+        for o in range(wide):
+            s0 += row[o] * widen(r0[o])
+        out[e] = s0
+        e += 1
+
+
+@ranged
+def outer(start_F, row_of, v_of, rows, out, lo, hi):
+    """Features lo to hi, see `plain.outer`; rows and values come in the order of features."""
     for f in range(lo, hi):
-        mine = out[f]
-        for o in range(O):
-            mine[o] = 0
-        for i in range(start_F[f], start_F[f + 1]):
-            e = order_n[i]
-            v, row = v_n[e], rows[row_n[e]]
-            for o in range(O):
-                mine[o] += v * row[o]
+        out[f] = 0
+        add_rows(rows, row_of, v_of, start_F[f], start_F[f + 1], out[f])
+
+
+@ranged
+def fired_F(feature_n, v_n, out):
+    for e in range(len(v_n)):
+        if v_n[e] > 0:
+            out[feature_n[e]] = True
+
+
+@ranged
+def spread(rows, sums, squares, lo, hi):
+    """Sums and sums of squares of the columns of groups lo to hi of `GROUP` rows, float64."""
+    D = rows.shape[1]
+    for group in range(lo, hi):
+        total = np.float64(0)
+        for b in range(group * GROUP, min(len(rows), (group + 1) * GROUP)):
+            for d in range(D):
+                x = np.float64(rows[b, d])
+                sums[group, d] += x
+                total += x * x
+        squares[group] = total
 
 
 @ranged
@@ -257,16 +358,16 @@ def sum_B(start_B, v_n, out):
 @ranged
 def adam(param, grad, m, v, rate, back, decay, back2, decay2, root, eps, unit, lo, hi):
     """Rows lo to hi, see `plain.adam`. rate = lr / (1 - beta1^t), root = sqrt(1 - beta2^t), back = 1 - beta1."""
-    O = param.shape[1]
+    wide = param.shape[1]
     zero = param.dtype.type(0)
     for f in range(lo, hi):
         w, g, first, second = param[f], grad[f], m[f], v[f]
         along = zero
         if unit:
-            for o in range(O):
+            for o in range(wide):
                 along += g[o] * w[o]
         norm = zero
-        for o in range(O):
+        for o in range(wide):
             slope = g[o] - along * w[o]
             a = first[o] + (slope - first[o]) * back
             s = second[o] * decay2 + slope * slope * back2
@@ -276,5 +377,5 @@ def adam(param, grad, m, v, rate, back, decay, back2, decay2, root, eps, unit, l
             norm += moved * moved
         if unit:
             norm = np.sqrt(norm)
-            for o in range(O):
+            for o in range(wide):
                 w[o] /= norm

@@ -3,7 +3,9 @@
 Shape letters: B rows, F features, O width of the output, D of the input, n entries, P nested prefixes.
 
     above, largest, largest_values   find entries in the encoder's product, to which the bias is still to be added
-    decode, outer, sum_F, sum_B      everything after it, at the entries only
+    decode, outer, sum_F, sum_B, fired_F
+                                     everything after it, at the entries only
+    spread                           what FVU is a share of
     adam                             the optimiser's step, with decoder rows kept at unit norm
 """
 
@@ -33,13 +35,15 @@ def above(product_BF: Tensor, bias_F: Tensor, bound_F: Tensor, share: float) -> 
 
 
 def largest(product_BF: Tensor, bias_F: Tensor, k: int, share: float) -> Entries | None:
-    """Entries of the k largest of product + bias in each row, if above zero. Of equal ones the first features win."""
-    B, F = product_BF.shape
-    if k * min(B, GROUP) > capacity(F, share):
+    """Entries of the k <= F largest of product + bias in each row, if above zero; None if k is more than `share` of F.
+
+    Of equal ones the first features win.
+    """
+    if k > share * product_BF.shape[1]:
         return None
     pre = product_BF.to(bias_F.dtype) + bias_F
     rank = pre.argsort(dim=1, descending=True, stable=True).argsort(dim=1)
-    return _entries(pre, (rank < k) & (pre > 0), share)
+    return _entries(pre, (rank < k) & (pre > 0), 1.0)
 
 
 def largest_values(product_BF: Tensor, bias_F: Tensor, n: int) -> Tensor:
@@ -52,7 +56,11 @@ def largest_values(product_BF: Tensor, bias_F: Tensor, n: int) -> Tensor:
 def decode(
     at: Entries, f_n: Tensor, W_dec: Tensor, yc_BO: Tensor, ends: Sequence[int], weight: float, keep_r: bool
 ) -> Decoded:
-    """x_hat - y of every prefix, and the gradient of  weight/2 * (sum over prefixes of squares)  from there."""
+    """x_hat - y of every prefix, and the gradient of  weight/2 * (sum over prefixes of squares)  from there.
+
+    W_dec   perhaps in bfloat16, which is widened
+    """
+    W_dec = W_dec.to(f_n.dtype)
     parts = f_n[:, None] * W_dec[at.feature_n]
     r, squares, scaled, lo = -yc_BO, [], [], 0
     for hi in ends:
@@ -68,7 +76,11 @@ def decode(
 
 
 def outer(at: Entries, v_n: Tensor, rows_BO: Tensor, out_FO: Tensor, first: int, last: int) -> None:
-    """out[f] = sum over f's entries of v * (the entry's row of rows_BO), for features first to last."""
+    """out[f] = sum over f's entries of v * (the entry's row of rows_BO), for features first to last.
+
+    rows_BO   perhaps in bfloat16, which is widened
+    """
+    rows_BO = rows_BO.to(v_n.dtype)
     inside = (at.feature_n >= first) & (at.feature_n < last)
     out_FO[first:last] = 0
     out_FO.index_add_(0, at.feature_n[inside], v_n[inside, None] * rows_BO[at.row_n[inside]])
@@ -82,6 +94,19 @@ def sum_F(at: Entries, v_n: Tensor) -> Tensor:
 def sum_B(at: Entries, v_n: Tensor) -> Tensor:
     """v summed over each row's entries, [B]."""
     return v_n.new_zeros(at.rows).index_add_(0, at.row_n, v_n)
+
+
+def fired_F(at: Entries, v_n: Tensor) -> Tensor:
+    """Features with v above zero at one of their entries. bool [F]."""
+    fired = torch.zeros(at.features, dtype=torch.bool, device=v_n.device)
+    fired[at.feature_n[v_n > 0]] = True
+    return fired
+
+
+def spread(rows_BO: Tensor) -> Tensor:
+    """Squared distances of the rows from their mean, summed: what FVU is a share of. float64 inside, a scalar."""
+    x = rows_BO.double()
+    return (x.square().sum() - x.sum(dim=0).square().sum() / max(1, len(x))).to(rows_BO.dtype)
 
 
 def adam(

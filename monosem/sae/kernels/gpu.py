@@ -1,0 +1,302 @@
+"""The sparse step's kernels for CUDA, in Triton: what `plain.py` says, in float32, with the same bits on every call.
+
+Entries are found in two passes over the encoder's product, one that counts and one that writes, so that no matrix
+[rows, features] is made beside it. Top-k needs no sort of a row: the k-th largest of the maxima of a row's segments
+is a bound that at least k values reach and few others do, and the k largest are chosen among those.
+
+Shape letters: B rows, F features, O width of the output, n entries, P nested prefixes, S segments of a row.
+"""
+
+import sys
+from collections.abc import Callable, Sequence
+
+import torch
+import triton
+from torch import Tensor
+from torch.nn.functional import pad
+
+from monosem.sae.kernels import triton_kernels as programs
+from monosem.sae.kernels.entries import Decoded, Entries
+from monosem.sae.kernels.plain import GROUP, capacity, fired_F, spread
+
+__all__ = ["GROUP", "above", "adam", "capacity", "decode", "encode_above", "largest", "largest_values"]
+__all__ += ["fired_F", "outer", "spread", "sum_B", "sum_F"]
+
+BLOCK = 1024
+"""Features of a row that a program looks at together. Like the others here a power of two."""
+COLUMNS = 2048
+"""Columns that a program of `decode` holds at most; `outer` takes an eighth, its programs being fewer and longer."""
+TILE = 8192
+"""Elements of several rows that a program holds at a time."""
+LISTED = 256
+"""Numbers of a list that a program looks at together."""
+PRODUCT = (128, 128, 64)
+"""Rows, features and inputs of a block of `encode_above`'s product."""
+SEGMENTS = 4
+"""Segments of a row per value wanted of it: the more there are, the fewer values reach the bound for nothing."""
+
+
+def above(product_BF: Tensor, bias_F: Tensor, bound_F: Tensor, share: float) -> Entries | None:
+    """Entries where product + bias > bound; None if any group of rows has more than `share` of its features active."""
+    bound_BF = bound_F.expand(product_BF.shape)
+    counts_BS = _count(product_BF, bias_F, bound_BF, None)
+    start_B = _starts(counts_BS.sum(dim=1))
+    fullest, n = torch.stack([_fullest(start_B), start_B[-1]]).tolist()
+    if fullest > capacity(product_BF.shape[1], share):
+        return None
+    return _entries(start_B, *_write(product_BF, bias_F, bound_BF, counts_BS, start_B, n), product_BF.shape[1])
+
+
+def encode_above(x_BD: Tensor, W_enc_FD: Tensor, bias_F: Tensor, bound_F: Tensor, share: float) -> Entries | None:
+    """`above` of the product x W_enc^T, of which no matrix [rows, features] is made but one of single bits.
+
+    x_BD, W_enc_FD   bfloat16
+    pre_n            is multiplied out again at the entries: the sum's order is another one than the bits were found
+                     by, so that an entry can lie at or below its bound by an error of rounding
+    """
+    (B, D), F = x_BD.shape, len(W_enc_FD)
+    blocks = triton.cdiv(F, PRODUCT[1])
+    words = blocks * PRODUCT[1] // 32
+    bits, counts = (torch.empty(B, n, dtype=torch.int32, device=bias_F.device) for n in (words, blocks))
+    _launch(
+        programs.encode_bits, (triton.cdiv(B, PRODUCT[0]), blocks), x_BD, W_enc_FD, bias_F, bound_F, bits, counts,
+        B, F, D, words, blocks, *x_BD.stride(), *W_enc_FD.stride(),
+        ROWS=PRODUCT[0], FEATURES=PRODUCT[1], INPUTS=PRODUCT[2], num_warps=8, num_stages=3,
+    )  # fmt: skip
+    start_B = _starts(counts.sum(dim=1))
+    fullest, n = torch.stack([_fullest(start_B), start_B[-1]]).tolist()
+    if fullest > capacity(F, share):
+        return None
+    feature_n, row_n, pre_n = _room(n, n, bias_F)
+    per = max(1, BLOCK // PRODUCT[1])
+    _launch(
+        programs.write_bits, (B,), bits, counts, start_B, feature_n, row_n, words, blocks,
+        BLOCK=per * PRODUCT[1], PER=per,
+    )  # fmt: skip
+    block, _, tile = _tiling(D, COLUMNS)
+    _launch(
+        programs.back_rows, (B,), start_B, feature_n, W_enc_FD, x_BD.contiguous(), pre_n, B, D, 1, *W_enc_FD.stride(),
+        P=1, BLOCK=block, TILE=tile,
+    )  # fmt: skip
+    return _entries(start_B, feature_n, row_n, pre_n.add_(bias_F[feature_n]), F)
+
+
+def largest(product_BF: Tensor, bias_F: Tensor, k: int, share: float) -> Entries | None:
+    """Entries of the k <= F largest of product + bias in each row, if above zero; None if k is too large a share."""
+    B, F = product_BF.shape
+    if k > share * F:
+        return None
+    width = _width(F, k)
+    maxima_BS = _maxima(product_BF, bias_F, width)
+    S = maxima_BS.shape[1]
+    kth_B = _kth(maxima_BS, torch.arange(B + 1, device=bias_F.device) * S, k)
+    bound_BF = _below(kth_B)[:, None].expand(B, F)
+    counts_BS = _count(product_BF, bias_F, bound_BF, maxima_BS, width)
+    found_B = counts_BS.sum(dim=1)
+    start_c, start_B = _starts(found_B), _starts(found_B.clamp(max=k))
+    n_c, n = torch.stack([start_c[-1], start_B[-1]]).tolist()
+    feature_c, _, pre_c = _write(product_BF, bias_F, bound_BF, counts_BS, start_c, n_c)
+    feature_n, row_n, pre_n = _room(n, n, bias_F)
+    _launch(
+        programs.keep_largest, (B,), feature_c, pre_c, start_c, _kth(pre_c, start_c, k), start_B,
+        feature_n, row_n, pre_n, k, BLOCK=LISTED,
+    )  # fmt: skip
+    return _entries(start_B, feature_n, row_n, pre_n, F)
+
+
+def largest_values(product_BF: Tensor, bias_F: Tensor, n: int) -> Tensor:
+    """The n largest of product + bias that are above zero, in any order, and perhaps some that are smaller."""
+    B, F = product_BF.shape
+    width = _width(F, triton.cdiv(n, max(B, 1)))
+    maxima_BS = _maxima(product_BF, bias_F, width)
+    least = bias_F.new_zeros(())
+    if maxima_BS.numel() > n > 0:
+        least = maxima_BS.flatten().topk(n, sorted=False).values.amin()
+    bound_BF = _below(least.view(torch.int32)).expand(B, F)
+    counts_BS = _count(product_BF, bias_F, bound_BF, maxima_BS, width)
+    start_B = _starts(counts_BS.sum(dim=1))
+    return _write(product_BF, bias_F, bound_BF, counts_BS, start_B, int(start_B[-1]), places=False)[2]
+
+
+def decode(
+    at: Entries, f_n: Tensor, W_dec: Tensor, yc_BO: Tensor, ends: Sequence[int], weight: float, keep_r: bool
+) -> Decoded:
+    """x_hat - y of every prefix, and the gradient of  weight/2 * (sum over prefixes of squares)  from there."""
+    (B, width), P = yc_BO.shape, len(ends)
+    block, blocks, tile = _tiling(width, COLUMNS)
+    at_once = P == 1 and blocks == 1
+    squares = yc_BO.new_empty(P, B * blocks)
+    g_PBO, back_n = yc_BO.new_empty(P, B, width), torch.empty_like(f_n)
+    r_BO = torch.empty_like(g_PBO[0]) if keep_r else None
+    cut, cut_b = _cuts(at, ends)
+    _launch(
+        programs.decode_rows, (B, blocks), cut, at.feature_n, f_n, W_dec, yc_BO, squares, g_PBO,
+        g_PBO if r_BO is None else r_BO, back_n, weight, B, width, cut_b, *W_dec.stride(), *yc_BO.stride(),
+        P=P, BLOCK=block, TILE=tile, KEEP=keep_r, BACK=at_once,
+    )  # fmt: skip
+    if not at_once:
+        _launch(
+            programs.back_rows, (B,), cut, at.feature_n, W_dec, g_PBO, back_n, B, width, cut_b, *W_dec.stride(),
+            P=P, BLOCK=block, TILE=tile,
+        )  # fmt: skip
+    return Decoded(squares.view(P, B, blocks).sum(dim=2).T, g_PBO, back_n, r_BO)
+
+
+def outer(at: Entries, v_n: Tensor, rows_BO: Tensor, out_FO: Tensor, first: int, last: int) -> None:
+    """out[f] = sum over f's entries of v * (the entry's row of rows_BO), for features first to last."""
+    width = rows_BO.shape[1]
+    block, blocks, tile = _tiling(width, COLUMNS // 8)
+    _launch(
+        programs.outer_rows, (last - first, blocks), at.start_F, at.order_n, at.row_n, v_n, rows_BO, out_FO,
+        first, width, *rows_BO.stride(), *out_FO.stride(), BLOCK=block, LONG=2 * tile, SHORT=max(1, tile // 2),
+    )  # fmt: skip
+
+
+def sum_F(at: Entries, v_n: Tensor) -> Tensor:
+    """v summed over each feature's entries, [F]."""
+    return _sums(at.start_F, at.order_n, v_n)
+
+
+def sum_B(at: Entries, v_n: Tensor) -> Tensor:
+    """v summed over each row's entries, [B]."""
+    return _sums(at.start_B, None, v_n)
+
+
+def adam(
+    param: Tensor, grad: Tensor, m: Tensor, v: Tensor,
+    step: int, lr: float, beta1: float, beta2: float, eps: float, unit: bool,
+) -> None:  # fmt: skip
+    """Step `step` (from 1) of Adam in place, all tensors of one dense layout; `unit`: rows of [rows, columns]."""
+    tensors = (param, grad, m, v)
+    assert len({t.stride() for t in tensors}) == 1 and (param.is_contiguous() or param.T.is_contiguous())
+    numbers = (lr / (1 - beta1**step), (1 - beta2**step) ** 0.5, 1 - beta1, 1 - beta2, eps)
+    if unit:
+        rows, columns = param.shape
+        block = triton.next_power_of_2(columns)
+        _launch(
+            programs.adam_rows, (rows,), *tensors, columns, *param.stride(), *numbers, BLOCK=block,
+            num_warps=_warps(block),
+        )  # fmt: skip
+    else:
+        size = param.numel()
+        _launch(programs.adam_elements, (triton.cdiv(size, BLOCK),), *tensors, size, *numbers, BLOCK=BLOCK)
+
+
+def _launch(program: Callable, grid: tuple[int, ...], *arguments: object, **constants: object) -> None:
+    """Run a program on the device of its first argument; nothing to do for an empty grid.
+
+    Whether a * b + c is rounded once or twice is said here, for Triton's default changes with its versions.
+    """
+    if all(grid):
+        with torch.cuda.device_of(arguments[0]):
+            program[grid](*arguments, enable_fp_fusion=True, **constants)
+
+
+def _sums(start: Tensor, order_n: Tensor | None, v_n: Tensor) -> Tensor:
+    """v summed over each list of entries, start[i] to start[i + 1], of `order_n` if there is one."""
+    out = v_n.new_empty(len(start) - 1)
+    _launch(
+        programs.sum_lists, (len(out),), start, start if order_n is None else order_n, v_n, out,
+        ORDERED=order_n is not None, BLOCK=LISTED, num_warps=1,
+    )  # fmt: skip
+    return out
+
+
+def _width(features: int, k: int) -> int:
+    """Features in a segment, so that a row has some SEGMENTS * k segments if it has so many features."""
+    return min(BLOCK, 1 << (max(1, features // (SEGMENTS * max(k, 1))).bit_length() - 1))
+
+
+def _maxima(product_BF: Tensor, bias_F: Tensor, width: int) -> Tensor:
+    """The largest pre-activation of each segment of a row, [B, S]."""
+    B, F = product_BF.shape
+    maxima_BS = bias_F.new_empty(B, triton.cdiv(F, width))
+    _launch(
+        programs.segment_maxima, (B,), product_BF, bias_F, maxima_BS, F, maxima_BS.shape[1], *product_BF.stride(),
+        WIDTH=width, PER=BLOCK // width,
+    )  # fmt: skip
+    return maxima_BS
+
+
+def _count(product_BF: Tensor, bias_F: Tensor, bound_BF: Tensor, maxima_BS: Tensor | None, width: int = 0) -> Tensor:
+    """How many of each block of features are above the bound, int32 [B, blocks].
+
+    maxima_BS   of segments of `width`, for a bound that is one number per row
+    """
+    B, F = product_BF.shape
+    counts = torch.empty(B, triton.cdiv(F, BLOCK), dtype=torch.int32, device=bias_F.device)
+    per, maxima_BS = (0, counts) if maxima_BS is None else (BLOCK // width, maxima_BS)
+    _launch(
+        programs.count_blocks, (B,), product_BF, bias_F, bound_BF, maxima_BS, counts, F, maxima_BS.shape[1],
+        *product_BF.stride(), *bound_BF.stride(), BLOCK=BLOCK, PER=per,
+    )  # fmt: skip
+    return counts
+
+
+def _write(
+    product_BF: Tensor, bias_F: Tensor, bound_BF: Tensor, counts: Tensor, start_B: Tensor, n: int, places: bool = True
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Features, rows and pre-activations of the n that were counted; without `places` the last alone are of use."""
+    feature_n, row_n, pre_n = _room(n if places else 0, n, bias_F)
+    _launch(
+        programs.write_blocks, (len(start_B) - 1,), product_BF, bias_F, bound_BF, counts, start_B,
+        feature_n, row_n, pre_n, product_BF.shape[1], *product_BF.stride(), *bound_BF.stride(),
+        BLOCK=BLOCK, PLACES=places,
+    )  # fmt: skip
+    return feature_n, row_n, pre_n
+
+
+def _room(places: int, values: int, bias_F: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    feature_n, row_n = (torch.empty(places, dtype=torch.int64, device=bias_F.device) for _ in range(2))
+    return feature_n, row_n, bias_F.new_empty(values)
+
+
+def _kth(values: Tensor, start: Tensor, k: int) -> Tensor:
+    """Bits of the k-th largest value of each list from start[b] to start[b + 1], 0 if fewer are above zero. int32"""
+    kth = torch.empty(len(start) - 1, dtype=torch.int32, device=values.device)
+    _launch(programs.kth_largest, (len(kth),), values, start, kth, k, BLOCK=LISTED)
+    return kth
+
+
+def _below(bits: Tensor) -> Tensor:
+    """The float before the one with these bits, not less than zero: what is above it is at least that one."""
+    return (bits - 1).clamp(min=0).view(torch.float32)
+
+
+def _starts(counts: Tensor) -> Tensor:
+    return pad(counts.cumsum(0), (1, 0))
+
+
+def _fullest(start_B: Tensor) -> Tensor:
+    """Most entries that a group of rows has."""
+    return torch.cat([start_B[::GROUP], start_B[-1:]]).diff().amax()
+
+
+def _entries(start_B: Tensor, feature_n: Tensor, row_n: Tensor, pre_n: Tensor, features: int) -> Entries:
+    """With the order by feature: of the stable sort's, so by row within one."""
+    sorted_n, order_n = feature_n.int().sort(stable=True)
+    every_F = torch.arange(features + 1, dtype=torch.int32, device=feature_n.device)
+    start_F = torch.searchsorted(sorted_n, every_F)
+    return Entries(start_B, feature_n, row_n, pre_n, start_F, order_n, sys.modules[__name__])
+
+
+def _cuts(at: Entries, ends: Sequence[int]) -> tuple[Tensor, int]:
+    """Where in each row's entries the prefixes begin and end, and the step from row to row."""
+    if len(ends) == 1:
+        return at.start_B, 1
+    key_n = at.row_n * at.features + at.feature_n  # rises with n
+    begins_B = torch.arange(at.rows, device=key_n.device) * at.features
+    inner = begins_B[:, None] + torch.tensor(ends[:-1], device=key_n.device)
+    cut = torch.cat([at.start_B[:-1, None], torch.searchsorted(key_n, inner), at.start_B[1:, None]], dim=1)
+    return cut, cut.shape[1]
+
+
+def _tiling(columns: int, most: int) -> tuple[int, int, int]:
+    """Columns per program, programs per row, and rows that a program takes at a time."""
+    block = min(triton.next_power_of_2(columns), most)
+    return block, triton.cdiv(columns, block), min(16, TILE // block)
+
+
+def _warps(elements: int) -> int:
+    """Warps for a program that holds so many elements at a time."""
+    return min(16, max(1, elements // 256))
