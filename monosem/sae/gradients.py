@@ -10,7 +10,7 @@ from torch import Tensor
 
 from monosem.sae.heads import Now, head_of
 from monosem.sae.model import Sae
-from monosem.sae.products import encoder_product
+from monosem.sae.products import Product, encoder_product
 from monosem.sae.slot import Manner, Slot, SlotResult, slot_gradients, way_of
 
 
@@ -40,7 +40,7 @@ def batch_gradients(
     return tree_sum([lambda p=p: slot_gradients(sae, p, B, manner, now, dead_F, product) for p in parts])
 
 
-def with_statistic(sae: Sae, parts: Sequence[Slot], manner: Manner, now: Now) -> tuple[Now, Tensor | None]:
+def with_statistic(sae: Sae, parts: Sequence[Slot], manner: Manner, now: Now) -> tuple[Now, Product | None]:
     """`now` with the statistic of the whole batch, where the variant has one.
 
     The encoder's product comes back too if the batch is one slot; those of several are made anew, one at a time.
@@ -69,8 +69,7 @@ def row_losses(sae: Sae, x_BD: Tensor, manner: Manner = Manner(), y_BO: Tensor |
     now, product = with_statistic(sae, [slot], manner, Now(power=sae.config.l1_power))
     head = head_of(sae.config, sae.tensors(), now)
     xc_BD, yc_BO = slot.centred(sae)
-    if product is None:
-        product = encoder_product(xc_BD, sae.W_enc, manner.precision)
+    product = product or encoder_product(xc_BD, sae.W_enc, manner.precision)
     way = way_of(sae, head, product, xc_BD, manner)
     f = head.features(way.pre())
     losses = head.penalty_B()

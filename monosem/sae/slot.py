@@ -23,7 +23,7 @@ from monosem.sae.auxk import Aux, aux_k
 from monosem.sae.heads import Back, Head, Now, head_of
 from monosem.sae.kernels import Decoded
 from monosem.sae.model import Sae
-from monosem.sae.products import encoder_product
+from monosem.sae.products import Product, encoder_product
 from monosem.sae.ways import DenseWay, SparseWay
 
 
@@ -88,11 +88,11 @@ class Manner:
     sparse_share: float = 0.0
 
 
-def way_of(sae: Sae, head: Head, product_BF: Tensor, xc_BD: Tensor, manner: Manner) -> DenseWay | SparseWay:
+def way_of(sae: Sae, head: Head, product: Product, xc_BD: Tensor, manner: Manner) -> DenseWay | SparseWay:
     """The way for a slot, known to its head."""
-    entries = head.entries(product_BF, manner.sparse_share) if manner.sparse_share > 0 else None
+    entries = head.entries(product, manner.sparse_share) if manner.sparse_share > 0 else None
     if entries is None:
-        return DenseWay(sae, product_BF, manner.precision)
+        return DenseWay(sae, product, manner.precision)
     head.view, head.xc_BD = entries, xc_BD
     return SparseWay(sae, entries, manner.precision)
 
@@ -104,21 +104,20 @@ def slot_gradients(
     manner: Manner,
     now: Now | None = None,
     dead_F: Tensor | None = None,
-    product_BF: Tensor | None = None,
+    product: Product | None = None,
 ) -> SlotResult:
     """Gradients of the loss of a batch of `batch_size` rows, from those that are in this slot.
 
     dead_F      int64 [n]: features that AuxK gives a share of what is left over; None or n > 0
-    product_BF  the encoder's product, if it is made already
+    product     the encoder's, if it is at hand already
     """
     config, share = sae.config, 1.0 / batch_size
     unit = share / config.width_out if config.error == "mean" else share  # what a squared element counts
     head = head_of(config, sae.tensors(), now)
     xc_BD, yc_BO = slot.centred(sae)
-    if product_BF is None:
-        product_BF = encoder_product(xc_BD, sae.W_enc, manner.precision)
-    pre_Bn = None if dead_F is None else product_BF[:, dead_F].to(sae.b_enc.dtype).add_(sae.b_enc[dead_F])
-    way = way_of(sae, head, product_BF, xc_BD, manner)
+    product = product or encoder_product(xc_BD, sae.W_enc, manner.precision)
+    pre_Bn = None if dead_F is None else product.columns(dead_F).to(sae.b_enc.dtype).add_(sae.b_enc[dead_F])
+    way = way_of(sae, head, product, xc_BD, manner)
     f = head.features(way.pre())
     prefixes = len(config.ends)
     decoded = way.decode(f, yc_BO, 2.0 * unit / prefixes, keep_r=dead_F is not None)

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from monosem.sae.kernels import EVERYWHERE, Decoded, Entries
 from monosem.sae.model import Sae
-from monosem.sae.products import matmul, rounded
+from monosem.sae.products import Product, matmul, rounded
 
 
 class DenseWay:
@@ -21,11 +21,12 @@ class DenseWay:
 
     view = EVERYWHERE
 
-    def __init__(self, sae: Sae, product_BF: Tensor, precision: str):
-        self.sae, self.product_BF, self.precision = sae, product_BF, precision
+    def __init__(self, sae: Sae, product: Product, precision: str):
+        self.sae, self.product, self.precision = sae, product, precision
 
     def pre(self) -> Tensor:
-        return self.product_BF.to(self.sae.b_enc.dtype).add_(self.sae.b_enc)
+        """Made in the place of the product, if that is as wide."""
+        return self.product.whole().to(self.sae.b_enc.dtype).add_(self.sae.b_enc)
 
     def decode(self, f_BF: Tensor, yc_BO: Tensor, weight: float, keep_r: bool = False) -> Decoded:
         """Reconstruct by every prefix, and send what is left over back to the features."""

@@ -19,6 +19,7 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
 from monosem.sae.kernels import gpu
+from monosem.sae.products import Product
 
 TYPES = {torch.float32: "*fp32", torch.bfloat16: "*bf16", torch.int64: "*i64", torch.int32: "*i32"}
 ROWS, FEATURES, WIDTH = 64, 4096, 512
@@ -38,9 +39,9 @@ def launches() -> list[tuple]:
 
     gpu._launch = record
     product, bias = torch.zeros(ROWS, FEATURES, dtype=torch.bfloat16), torch.zeros(FEATURES)
-    at = gpu.above(product, bias, bias, 1.0)
-    gpu.largest(product, bias, 32, 1.0)
-    gpu.largest_values(product, bias, 32 * ROWS)
+    at = gpu.above(Product(whole_BF=product), bias, bias, 1.0)
+    gpu.largest(Product(whole_BF=product), bias, 32, 1.0)
+    gpu.largest_values(Product(whole_BF=product), bias, 32 * ROWS)
     W_dec, rows = torch.zeros(FEATURES, WIDTH), torch.zeros(ROWS, WIDTH)
     gpu.encode_above(rows.bfloat16(), W_dec.bfloat16(), bias, bias, 1.0)
     gpu.decode(at, at.pre_n, W_dec, rows, (FEATURES,), 0.5, False)

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from monosem.sae.kernels import Entries, cpu, plain
+from monosem.sae.products import Product
 from monosem.threads import torch_threads
 
 FLOATS = (torch.float32, torch.float64)
@@ -34,9 +35,9 @@ def test_entries_are_those_of_plain_torch(B, F, dtype, threads):
     with torch_threads(threads):
         for bound in (torch.zeros(1), torch.rand(F) - 0.5, torch.full((F,), 1e9), torch.full((1,), -1e9)):
             bound = bound.to(bias.dtype)
-            assert_same(cpu.above(p, bias, bound, 1.0), plain.above(p, bias, bound, 1.0))
+            assert_same(cpu.above(Product(whole_BF=p), bias, bound, 1.0), plain.above(Product(whole_BF=p), bias, bound, 1.0))
         for k in (1, 3, F - 1, F):
-            assert_same(cpu.largest(p, bias, k, 1.0), plain.largest(p, bias, k, 1.0))
+            assert_same(cpu.largest(Product(whole_BF=p), bias, k, 1.0), plain.largest(Product(whole_BF=p), bias, k, 1.0))
 
 
 @pytest.mark.parametrize("kernels", [cpu, plain])
@@ -46,20 +47,20 @@ def test_at_most_that_share_of_a_group(kernels):
     crowded = -torch.ones(640, F)
     crowded[100:140, :32] = 1
     spread = crowded[torch.arange(640).view(16, 40).T.flatten()]
-    assert kernels.above(crowded, zero, zero, 0.1) is None
-    assert kernels.above(spread, zero, zero, 0.1) is not None
+    assert kernels.above(Product(whole_BF=crowded), zero, zero, 0.1) is None
+    assert kernels.above(Product(whole_BF=spread), zero, zero, 0.1) is not None
     block = crowded[100:101].expand(64, F).contiguous()
-    assert kernels.above(block, zero, zero, 0.5) is not None
-    assert kernels.above(block, zero, zero, 0.499) is None
-    assert kernels.largest(block, zero, 16, 0.25) is not None
-    assert kernels.largest(block, zero, 17, 0.25) is None
+    assert kernels.above(Product(whole_BF=block), zero, zero, 0.5) is not None
+    assert kernels.above(Product(whole_BF=block), zero, zero, 0.499) is None
+    assert kernels.largest(Product(whole_BF=block), zero, 16, 0.25) is not None
+    assert kernels.largest(Product(whole_BF=block), zero, 17, 0.25) is None
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_of_equal_values_the_first_features_win(dtype):
     p = torch.tensor([[1.0, 2, 2, 2, 0, 2, 3, 1], [1, 1, 1, 1, 1, 1, 1, 1], [-1, -1, 0, 0, 5, -1, 0, 0]], dtype=dtype)
     for kernels in (cpu, plain):
-        found = kernels.largest(p, torch.zeros(8), 3, 1.0)
+        found = kernels.largest(Product(whole_BF=p), torch.zeros(8), 3, 1.0)
         assert found.feature_n.tolist() == [1, 2, 6, 0, 1, 2, 4] and found.start_B.tolist() == [0, 3, 6, 7]
 
 
@@ -67,7 +68,7 @@ def test_of_equal_values_the_first_features_win(dtype):
 @pytest.mark.parametrize("n", [1, 7, 500, 10**6])
 def test_the_largest_values_are_among_those_found(dtype, n):
     p, bias = product(67, 131, dtype)
-    found, expected = (k.largest_values(p, bias, n).sort(descending=True).values for k in (cpu, plain))
+    found, expected = (k.largest_values(Product(whole_BF=p), bias, n).sort(descending=True).values for k in (cpu, plain))
     assert torch.equal(found[: len(expected)], expected)
     assert len(found) <= 4 * n + 128 and bool((found > 0).all())
 
@@ -80,7 +81,7 @@ def test_sums_over_entries_are_those_of_plain_torch(B, F, dtype, ends, rounded):
     if rounded and dtype == torch.float64:
         pytest.skip("bfloat16 goes with float32")
     p, bias = product(B, F, dtype)
-    at = cpu.above(p, bias, torch.zeros(1, dtype=dtype), 1.0)
+    at = cpu.above(Product(whole_BF=p), bias, torch.zeros(1, dtype=dtype), 1.0)
     n, wide = len(at.pre_n), 20
     torch.manual_seed(1)
     W, y, v = torch.randn(F, wide).to(dtype), torch.randn(B, wide).to(dtype), torch.randn(n).to(dtype)
@@ -130,11 +131,11 @@ def test_any_number_of_threads_gives_the_same_bits():
 
     def all_of_it(threads: int) -> list[torch.Tensor]:
         with torch_threads(threads):
-            at = cpu.above(p, bias, torch.zeros(1), 1.0)
+            at = cpu.above(Product(whole_BF=p), bias, torch.zeros(1), 1.0)
             out = torch.empty(600, 32)
             cpu.outer(at, at.pre_n, y, out, 0, 600)
             d = cpu.decode(at, at.pre_n, W, y, (600,), 0.3, False)
-            return [at.feature_n, at.order_n, out, d.squares_BP, d.g_PBO, d.back, cpu.largest_values(p, bias, 999)]
+            return [at.feature_n, at.order_n, out, d.squares_BP, d.g_PBO, d.back, cpu.largest_values(Product(whole_BF=p), bias, 999)]
 
     for one, other in zip(all_of_it(1), all_of_it(5), strict=True):
         assert torch.equal(one, other)

@@ -16,6 +16,7 @@ pytest.importorskip("triton", reason="triton is not installed: it comes with CUD
 
 from monosem.sae.kernels import gpu, plain  # noqa: E402
 from monosem.sae.kernels.entries import Entries  # noqa: E402
+from monosem.sae.products import Product  # noqa: E402
 
 LISTS = ("start_B", "feature_n", "row_n", "start_F", "order_n")
 
@@ -96,23 +97,23 @@ KINDS = ["plain", "sparse", "bound", "empty rows", "none", "full", "bf16", "view
 @pytest.mark.parametrize("kind", KINDS)
 def test_above_finds_the_same_entries(kind):
     c = case(kind)
-    found = gpu.above(c.product_BF, c.bias_F, c.bound_F, 1.0)
-    same(found, plain.above(c.product_BF, c.bias_F, c.bound_F, 1.0))
-    same_bits(found, gpu.above(c.product_BF, c.bias_F, c.bound_F, 1.0))
+    found = gpu.above(Product(whole_BF=c.product_BF), c.bias_F, c.bound_F, 1.0)
+    same(found, plain.above(Product(whole_BF=c.product_BF), c.bias_F, c.bound_F, 1.0))
+    same_bits(found, gpu.above(Product(whole_BF=c.product_BF), c.bias_F, c.bound_F, 1.0))
 
 
 @pytest.mark.parametrize(("rows", "features"), [(0, 70), (1, 1), (1, 64), (4, 65), (10, 33)])
 def test_shapes_at_the_edge(rows, features):
     c = case("plain", rows, features)
     if rows:
-        same(gpu.above(c.product_BF, c.bias_F, c.bound_F, 1.0), plain.above(c.product_BF, c.bias_F, c.bound_F, 1.0))
+        same(gpu.above(Product(whole_BF=c.product_BF), c.bias_F, c.bound_F, 1.0), plain.above(Product(whole_BF=c.product_BF), c.bias_F, c.bound_F, 1.0))
         k = min(3, features)
-        same(gpu.largest(c.product_BF, c.bias_F, k, 1.0), plain.largest(c.product_BF, c.bias_F, k, 1.0))
+        same(gpu.largest(Product(whole_BF=c.product_BF), c.bias_F, k, 1.0), plain.largest(Product(whole_BF=c.product_BF), c.bias_F, k, 1.0))
         return
-    for found in (gpu.above(c.product_BF, c.bias_F, c.bound_F, 1.0), gpu.largest(c.product_BF, c.bias_F, 3, 1.0)):
+    for found in (gpu.above(Product(whole_BF=c.product_BF), c.bias_F, c.bound_F, 1.0), gpu.largest(Product(whole_BF=c.product_BF), c.bias_F, 3, 1.0)):
         assert found.start_B.tolist() == [0] and found.start_F.tolist() == [0] * (features + 1)
         assert len(found.feature_n) == len(found.row_n) == len(found.pre_n) == len(found.order_n) == 0
-    assert len(gpu.largest_values(c.product_BF, c.bias_F, 5)) == 0
+    assert len(gpu.largest_values(Product(whole_BF=c.product_BF), c.bias_F, 5)) == 0
 
 
 @pytest.mark.parametrize(("rows", "features", "inputs"), [(5, 70, 20), (19, 64, 64), (1, 33, 5)])
@@ -123,7 +124,7 @@ def test_encode_above_is_above_of_the_product(rows, features, inputs, monkeypatc
     bias, bound = (numbers(features, seed=6) * 2).round(), numbers(features, seed=7).abs() * 9
     inputs = (x.to(half), W_enc.to(half), bias, bound)
     found = gpu.encode_above(*inputs, 1.0)
-    same(found, plain.above(x @ W_enc.T, bias, bound, 1.0))
+    same(found, plain.above(Product(whole_BF=x @ W_enc.T), bias, bound, 1.0))
     same_bits(found, gpu.encode_above(*inputs, 1.0))
     assert gpu.encode_above(*inputs, 0.0) is None
 
@@ -132,20 +133,20 @@ def test_a_group_of_rows_with_too_many_entries():
     c = case("none", rows=10, features=50)
     c.product_BF[4:8, :5] = 200  # the second group, at the limit
     for kernels in (plain, gpu):
-        assert kernels.above(c.product_BF, c.bias_F, c.bound_F, 0.1) is not None
+        assert kernels.above(Product(whole_BF=c.product_BF), c.bias_F, c.bound_F, 0.1) is not None
     c.product_BF[6, 37] = 200
     for kernels in (plain, gpu):
-        assert kernels.above(c.product_BF, c.bias_F, c.bound_F, 0.1) is None
+        assert kernels.above(Product(whole_BF=c.product_BF), c.bias_F, c.bound_F, 0.1) is None
     c.product_BF[4:8], c.product_BF[8:, 20:31] = -99, 200  # the last group, of two rows
     for kernels in (plain, gpu):
-        assert kernels.above(c.product_BF, c.bias_F, c.bound_F, 0.1) is None
+        assert kernels.above(Product(whole_BF=c.product_BF), c.bias_F, c.bound_F, 0.1) is None
 
 
 def test_more_of_a_row_than_the_share():
     c = case("plain", rows=10, features=50)
     for kernels in (plain, gpu):
-        assert kernels.largest(c.product_BF, c.bias_F, 5, 0.1) is not None
-        assert kernels.largest(c.product_BF, c.bias_F, 6, 0.1) is None
+        assert kernels.largest(Product(whole_BF=c.product_BF), c.bias_F, 5, 0.1) is not None
+        assert kernels.largest(Product(whole_BF=c.product_BF), c.bias_F, 6, 0.1) is None
 
 
 def test_groups_are_those_of_every_device(monkeypatch):
@@ -156,17 +157,17 @@ def test_groups_are_those_of_every_device(monkeypatch):
 @pytest.mark.parametrize(("kind", "k"), [*((kind, 5) for kind in KINDS), ("plain", 1), ("plain", 150), ("ties", 40)])
 def test_largest_finds_the_same_entries(kind, k):
     c = case(kind)
-    found = gpu.largest(c.product_BF, c.bias_F, k, 1.0)
-    same(found, plain.largest(c.product_BF, c.bias_F, k, 1.0))
+    found = gpu.largest(Product(whole_BF=c.product_BF), c.bias_F, k, 1.0)
+    same(found, plain.largest(Product(whole_BF=c.product_BF), c.bias_F, k, 1.0))
     if kind in ("bf16", "ties"):
-        same_bits(found, gpu.largest(c.product_BF, c.bias_F, k, 1.0))
+        same_bits(found, gpu.largest(Product(whole_BF=c.product_BF), c.bias_F, k, 1.0))
 
 
 def test_of_equal_values_the_first_features_win():
     product = torch.full((2, 150), 1.0, device=DEVICE)
     product[0, 100] = 2.0  # one above nine of those that are equal
     product[1, :141] = 0.0  # nine above zero, which itself is none
-    found = gpu.largest(product, torch.zeros(150, device=DEVICE), 10, 1.0)
+    found = gpu.largest(Product(whole_BF=product), torch.zeros(150, device=DEVICE), 10, 1.0)
     assert found.feature_n.tolist() == [*range(9), 100, *range(141, 150)]
     assert found.start_B.tolist() == [0, 10, 19]
 
@@ -175,17 +176,17 @@ def test_of_equal_values_the_first_features_win():
 @pytest.mark.parametrize("kind", KINDS)
 def test_largest_values_holds_the_n_largest(kind, n):
     c = case(kind)
-    found = gpu.largest_values(c.product_BF, c.bias_F, n)
-    expected = plain.largest_values(c.product_BF, c.bias_F, n).sort(descending=True).values
+    found = gpu.largest_values(Product(whole_BF=c.product_BF), c.bias_F, n)
+    expected = plain.largest_values(Product(whole_BF=c.product_BF), c.bias_F, n).sort(descending=True).values
     assert torch.equal(found.sort(descending=True).values[: len(expected)], expected)
-    positive = plain.largest_values(c.product_BF, c.bias_F, c.product_BF.numel())
+    positive = plain.largest_values(Product(whole_BF=c.product_BF), c.bias_F, c.product_BF.numel())
     assert len(found) <= len(positive) and bool((found > 0).all())
-    assert torch.equal(found, gpu.largest_values(c.product_BF, c.bias_F, n))
+    assert torch.equal(found, gpu.largest_values(Product(whole_BF=c.product_BF), c.bias_F, n))
 
 
 def test_largest_values_leaves_most_of_the_others():
     product = numbers(9, 512)
-    found = gpu.largest_values(product, torch.zeros(512, device=DEVICE), 70)
+    found = gpu.largest_values(Product(whole_BF=product), torch.zeros(512, device=DEVICE), 70)
     assert 70 <= len(found) < 140
 
 
@@ -197,7 +198,7 @@ ENDS = {"one": (150,), "three": (13, 100, 150), "first": (1, 150)}
 @pytest.mark.parametrize("kind", ["sparse", "plain", "empty rows", "none"])
 def test_decode(kind, ends, width):
     c = case(kind)
-    at = gpu.above(c.product_BF, c.bias_F, c.bound_F, 1.0)
+    at = gpu.above(Product(whole_BF=c.product_BF), c.bias_F, c.bound_F, 1.0)
     W_dec, target = numbers(150, width, seed=3), numbers(6, width, seed=4)
     inputs = (at, at.pre_n, W_dec, target, ends, 0.37, True)
     found, expected = gpu.decode(*inputs), plain.decode(*inputs)
@@ -212,7 +213,7 @@ def test_decode(kind, ends, width):
 def test_decode_of_rows_wider_than_a_block(ends, monkeypatch):
     monkeypatch.setattr(gpu, "COLUMNS", 16)
     c = case("sparse")
-    at = gpu.above(c.product_BF, c.bias_F, c.bound_F, 1.0)
+    at = gpu.above(Product(whole_BF=c.product_BF), c.bias_F, c.bound_F, 1.0)
     inputs = (at, at.pre_n, numbers(53, 150, seed=3).T, numbers(6, 53, seed=4), ends, 0.37, True)
     found, expected = gpu.decode(*inputs), plain.decode(*inputs)
     assert close(found.squares_BP, expected.squares_BP)
@@ -225,7 +226,7 @@ def test_outer(kind, monkeypatch):
     monkeypatch.setattr(gpu, "COLUMNS", 16 * 8)  # two blocks of columns, the second one not full
     monkeypatch.setattr(gpu, "TILE", 16 * 4)  # features with more entries than are taken at a time, and with fewer
     c = case(kind, rows=21, features=30)
-    at = gpu.above(c.product_BF, c.bias_F, c.bound_F, 1.0)
+    at = gpu.above(Product(whole_BF=c.product_BF), c.bias_F, c.bound_F, 1.0)
     rows, v_n = numbers(21, 20, seed=3), numbers(len(at.row_n), seed=5)
     out, expected, again = (torch.full((30, 20), 7.0, device=DEVICE) for _ in range(3))
     for kernels, into in ((gpu, out), (plain, expected), (gpu, again)):
@@ -236,7 +237,7 @@ def test_outer(kind, monkeypatch):
 
 def test_outer_into_a_transposed_view():
     c = case("sparse")
-    at = gpu.above(c.product_BF, c.bias_F, c.bound_F, 1.0)
+    at = gpu.above(Product(whole_BF=c.product_BF), c.bias_F, c.bound_F, 1.0)
     v_n, rows, out, expected = at.pre_n, numbers(6, 20), *(torch.empty(20, 150, device=DEVICE) for _ in range(2))
     gpu.outer(at, v_n, rows, out.T, 0, 150)
     plain.outer(at, v_n, rows, expected.T, 0, 150)
@@ -246,7 +247,7 @@ def test_outer_into_a_transposed_view():
 @pytest.mark.parametrize("kind", ["sparse", "plain", "full", "none"])
 def test_sums_by_feature_and_by_row(kind):
     c = case(kind, rows=40, features=20)
-    at = gpu.above(c.product_BF, c.bias_F, c.bound_F, 1.0)
+    at = gpu.above(Product(whole_BF=c.product_BF), c.bias_F, c.bound_F, 1.0)
     v_n = numbers(len(at.row_n), seed=5)
     assert close(at.sum_F(v_n), plain.sum_F(at, v_n)) and close(gpu.sum_B(at, v_n), plain.sum_B(at, v_n))
     assert torch.equal(at.fired_F(v_n), plain.fired_F(at, v_n))
@@ -300,11 +301,11 @@ def test_adam_takes_one_layout_only():
 def test_blocks_of_their_real_size(monkeypatch):
     monkeypatch.undo()
     c = case("bf16", rows=2, features=1500)
-    at = gpu.above(c.product_BF, c.bias_F, c.bound_F, 1.0)
-    same(at, plain.above(c.product_BF, c.bias_F, c.bound_F, 1.0))
-    same(gpu.largest(c.product_BF, c.bias_F, 20, 1.0), plain.largest(c.product_BF, c.bias_F, 20, 1.0))
-    values = gpu.largest_values(c.product_BF, c.bias_F, 50).sort(descending=True).values[:50]
-    assert torch.equal(values, plain.largest_values(c.product_BF, c.bias_F, 50).sort(descending=True).values)
+    at = gpu.above(Product(whole_BF=c.product_BF), c.bias_F, c.bound_F, 1.0)
+    same(at, plain.above(Product(whole_BF=c.product_BF), c.bias_F, c.bound_F, 1.0))
+    same(gpu.largest(Product(whole_BF=c.product_BF), c.bias_F, 20, 1.0), plain.largest(Product(whole_BF=c.product_BF), c.bias_F, 20, 1.0))
+    values = gpu.largest_values(Product(whole_BF=c.product_BF), c.bias_F, 50).sort(descending=True).values[:50]
+    assert torch.equal(values, plain.largest_values(Product(whole_BF=c.product_BF), c.bias_F, 50).sort(descending=True).values)
     inputs = (at, at.pre_n, numbers(1500, 70, seed=3), numbers(2, 70, seed=4), (1500,), 0.37, True)
     found, expected = gpu.decode(*inputs), plain.decode(*inputs)
     for name in ("squares_BP", "g_PBO", "r_BO", "back"):

@@ -13,6 +13,7 @@ Shape letters: B rows of the slot, F d_sae. n_F: norms of the decoder's rows. `s
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from types import ModuleType
 
 import torch
 from torch import Tensor
@@ -20,6 +21,7 @@ from torch import Tensor
 from monosem.sae.config import SaeConfig
 from monosem.sae.kernels import EVERYWHERE, Entries, kernels_for
 from monosem.sae.kernels.entries import Everywhere
+from monosem.sae.products import Product
 
 
 @dataclass(frozen=True)
@@ -75,15 +77,15 @@ class Head:
         """Pre-activations at most this give no feature and no gradient. [F], or [1] if it is the same for all."""
         return self.params["b_enc"].new_zeros(1)
 
-    def entries(self, product_BF: Tensor, share: float) -> Entries | None:
+    def entries(self, product: Product, share: float) -> Entries | None:
         """Where the encoder's product, b_enc added, is above `bound_F`; None if that is more than `share`."""
-        return kernels_for(product_BF.device).above(product_BF, self.params["b_enc"], self.bound_F(), share)
+        return self._kernels().above(product, self.params["b_enc"], self.bound_F(), share)
 
     def features(self, pre: Tensor) -> Tensor:
         """Feature activations; `pre` may be overwritten."""
         raise NotImplementedError
 
-    def partial(self, product_BF: Tensor, batch_size: int) -> Tensor:
+    def partial(self, product: Product, batch_size: int) -> Tensor:
         """What the statistic needs of one slot, from the encoder's product without b_enc."""
         raise NotImplementedError
 
@@ -106,6 +108,9 @@ class Head:
     def _through_relu(self, g: Tensor) -> Back:
         torch.ops.aten.threshold_backward.grad_input(g, self.f, 0, grad_input=g)  # zero where f is zero
         return Back(g, {"b_enc": self.view.sum_F(g)})
+
+    def _kernels(self) -> ModuleType:
+        return kernels_for(self.params["b_enc"].device)
 
     def _norms(self) -> Tensor:
         return self.params["W_dec"].norm(dim=1)

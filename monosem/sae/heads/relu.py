@@ -7,6 +7,7 @@ from torch import Tensor
 
 from monosem.sae.config import SaeConfig
 from monosem.sae.heads.base import Back, Head, Now
+from monosem.sae.products import Product
 
 
 class Relu(Head):
@@ -26,8 +27,8 @@ class Relu(Head):
         self.f = pre.relu_()
         return self.f
 
-    def partial(self, product_BF: Tensor, batch_size: int) -> Tensor:
-        f = (product_BF.to(self.params["b_enc"].dtype) + self.params["b_enc"]).relu_()
+    def partial(self, product: Product, batch_size: int) -> Tensor:
+        f = (product.whole().to(self.params["b_enc"].dtype) + self.params["b_enc"]).relu_()
         return torch.stack([f.sum(), f.pow(self.now.power).sum()])
 
     def statistic(self, partials: Sequence[Tensor], batch_size: int) -> Tensor:

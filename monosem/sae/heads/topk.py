@@ -7,15 +7,15 @@ import torch
 from torch import Tensor
 
 from monosem.sae.heads.base import Head
-from monosem.sae.kernels import Entries, kernels_for
+from monosem.sae.kernels import Entries
+from monosem.sae.products import Product
 
 
 class TopK(Head):
     """f = the k largest of max(pre, 0) in each row. Gao et al. 2024."""
 
-    def entries(self, product_BF: Tensor, share: float) -> Entries | None:
-        k = self._k(product_BF.shape[1])
-        return kernels_for(product_BF.device).largest(product_BF, self.params["b_enc"], k, share)
+    def entries(self, product: Product, share: float) -> Entries | None:
+        return self._kernels().largest(product, self.params["b_enc"], self._k(product.shape[1]), share)
 
     def features(self, pre: Tensor) -> Tensor:
         if self.view.dense:
@@ -42,9 +42,8 @@ class BatchTopK(Head):
         below = torch.nextafter(bound, bound.new_tensor(-torch.inf))  # what equals the bound is active
         return torch.where(bound > 0, below, bound).view(1)
 
-    def partial(self, product_BF: Tensor, batch_size: int) -> Tensor:
-        n = self._n(batch_size)
-        return kernels_for(product_BF.device).largest_values(product_BF, self.params["b_enc"], n)
+    def partial(self, product: Product, batch_size: int) -> Tensor:
+        return self._kernels().largest_values(product, self.params["b_enc"], self._n(batch_size))
 
     def statistic(self, partials: Sequence[Tensor], batch_size: int) -> Tensor:
         n = self._n(batch_size)

@@ -16,6 +16,7 @@ from torch import Tensor
 from monosem.sae.kernels import numba_loops as loops
 from monosem.sae.kernels.entries import Decoded, Entries
 from monosem.sae.kernels.plain import GROUP, capacity
+from monosem.sae.products import Product
 
 TOGETHER = 64
 """Rows or features that a thread takes at a time: few enough to share evenly, enough for a call to cost nothing."""
@@ -48,44 +49,49 @@ def shared_out(loop: Callable, n: int, *arguments: object, together: int = TOGET
         future.result()
 
 
-def above(product_BF: Tensor, bias_F: Tensor, bound_F: Tensor, share: float) -> Entries | None:
-    F = product_BF.shape[1]
+def above(product: Product, bias_F: Tensor, bound_F: Tensor, share: float) -> Entries | None:
+    F = product.shape[1]
     bound = np.ascontiguousarray(bound_F.expand(F).numpy())
-    counts, pres, features = _above(_bits(product_BF), bias_F.numpy(), bound, capacity(F, share))
+    counts, pres, features = _above(product, bias_F.numpy(), bound, capacity(F, share))
     return None if counts is None else _packed(F, counts, GROUP, features, pres)
 
 
-def _above(product: np.ndarray, bias: np.ndarray, bound: np.ndarray, most: int) -> tuple:
+def _above(product: Product, bias: np.ndarray, bound: np.ndarray, most: int) -> tuple:
     """Counts of rows, and by group of rows the values and their features; None if a group has more than `most`."""
-    B = len(product)
-    groups = -(-B // GROUP)
+    B, groups = product.shape[0], -(-product.shape[0] // GROUP)
     features = np.empty((groups, most + loops.FLAGS), np.int32)
     pres = np.empty((groups, most + loops.FLAGS), bias.dtype)
     counts, overfull = np.zeros(B, np.int64), np.zeros(1, np.bool_)
-    shared_out(loops.above, groups, product, bias, bound, GROUP, most, counts, features, pres, overfull, together=1)
-    return None if overfull[0] else counts, pres, features
+    for row, tile in product.tiles(GROUP):
+        group, n = row // GROUP, -(-len(tile) // GROUP)
+        found = (counts[row:], features[group:], pres[group:], overfull)
+        shared_out(loops.above, n, _bits(tile), bias, bound, GROUP, most, *found, together=1)
+        if overfull[0]:
+            return None, None, None
+    return counts, pres, features
 
 
-def largest(product_BF: Tensor, bias_F: Tensor, k: int, share: float) -> Entries | None:
-    product, bias = _bits(product_BF), bias_F.numpy()
-    B, F = product.shape
+def largest(product: Product, bias_F: Tensor, k: int, share: float) -> Entries | None:
+    bias, (B, F) = bias_F.numpy(), product.shape
     if k > share * F:
         return None
     features, pres = np.empty((B, k), np.int32), np.empty((B, k), bias.dtype)
     counts = np.empty(B, np.int64)
     classes = min(F, max(MIN_CLASSES, 4 * k))
-    shared_out(loops.largest, B, product, bias, k, classes, features, pres, counts)
+    for row, tile in product.tiles(GROUP):
+        found = (features[row:], pres[row:], counts[row:])
+        shared_out(loops.largest, len(tile), _bits(tile), bias, k, classes, *found)
     return _packed(F, counts, 1, features, pres)
 
 
-def largest_values(product_BF: Tensor, bias_F: Tensor, n: int) -> Tensor:
+def largest_values(product: Product, bias_F: Tensor, n: int) -> Tensor:
     """Those above a bound that some rows suggest; if it was too high or far too low, by a histogram."""
-    product, bias = _bits(product_BF), bias_F.numpy()
-    B, F = product.shape
-    bound = np.full(F, _suggested_bound(product_BF, bias_F, n), bias.dtype)
-    counts, pres = _above(product, bias, bound, min(GROUP * F, 8 * (n * GROUP // B + GROUP)))[:2]
+    bias, (B, F) = bias_F.numpy(), product.shape
+    whole = product.whole()  # it will be asked for again, for the entries
+    bound = np.full(F, _suggested_bound(whole, bias_F, n), bias.dtype)
+    counts, pres, _ = _above(product, bias, bound, min(GROUP * F, 8 * (n * GROUP // max(1, B) + GROUP)))
     if counts is None or counts.sum() < n:
-        return _by_histogram(product, bias, n)
+        return _by_histogram(_bits(whole), bias, n)
     in_group = np.add.reduceat(counts, np.arange(0, B, GROUP))
     return torch.from_numpy(np.concatenate([row[:m] for row, m in zip(pres, in_group, strict=True)]))
 

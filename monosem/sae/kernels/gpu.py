@@ -18,6 +18,7 @@ from torch.nn.functional import pad
 from monosem.sae.kernels import triton_kernels as programs
 from monosem.sae.kernels.entries import Decoded, Entries
 from monosem.sae.kernels.plain import GROUP, capacity, fired_F, spread
+from monosem.sae.products import Product
 
 __all__ = ["GROUP", "above", "adam", "capacity", "decode", "encode_above", "largest", "largest_values"]
 __all__ += ["fired_F", "outer", "spread", "sum_B", "sum_F"]
@@ -36,8 +37,9 @@ SEGMENTS = 4
 """Segments of a row per value wanted of it: the more there are, the fewer values reach the bound for nothing."""
 
 
-def above(product_BF: Tensor, bias_F: Tensor, bound_F: Tensor, share: float) -> Entries | None:
+def above(product: Product, bias_F: Tensor, bound_F: Tensor, share: float) -> Entries | None:
     """Entries where product + bias > bound; None if any group of rows has more than `share` of its features active."""
+    product_BF = product.whole()
     bound_BF = bound_F.expand(product_BF.shape)
     counts_BS = _count(product_BF, bias_F, bound_BF, None)
     start_B = _starts(counts_BS.sum(dim=1))
@@ -81,11 +83,12 @@ def encode_above(x_BD: Tensor, W_enc_FD: Tensor, bias_F: Tensor, bound_F: Tensor
     return _entries(start_B, feature_n, row_n, pre_n.add_(bias_F[feature_n]), F)
 
 
-def largest(product_BF: Tensor, bias_F: Tensor, k: int, share: float) -> Entries | None:
+def largest(product: Product, bias_F: Tensor, k: int, share: float) -> Entries | None:
     """Entries of the k <= F largest of product + bias in each row, if above zero; None if k is too large a share."""
-    B, F = product_BF.shape
+    B, F = product.shape
     if k > share * F:
         return None
+    product_BF = product.whole()
     width = _width(F, k)
     maxima_BS = _maxima(product_BF, bias_F, width)
     S = maxima_BS.shape[1]
@@ -104,8 +107,9 @@ def largest(product_BF: Tensor, bias_F: Tensor, k: int, share: float) -> Entries
     return _entries(start_B, feature_n, row_n, pre_n, F)
 
 
-def largest_values(product_BF: Tensor, bias_F: Tensor, n: int) -> Tensor:
+def largest_values(product: Product, bias_F: Tensor, n: int) -> Tensor:
     """The n largest of product + bias that are above zero, in any order, and perhaps some that are smaller."""
+    product_BF = product.whole()
     B, F = product_BF.shape
     width = _width(F, triton.cdiv(n, max(B, 1)))
     maxima_BS = _maxima(product_BF, bias_F, width)

@@ -35,11 +35,22 @@ def widen(typingctx, x):
     return types.float32(types.uint16), codegen
 
 
+@intrinsic
+def first_flag(typingctx, word):
+    """Which of a word's flags is the first that is set; the word is not zero."""
+
+    def codegen(context, builder, signature, args):
+        zeros = builder.cttz(args[0], context.get_constant(types.boolean, True))
+        return builder.lshr(zeros, context.get_constant(types.uint64, 3))
+
+    return types.uint64(types.uint64), codegen
+
+
 @ranged
 def above(product, bias, bound, group_rows, capacity, counts, features, pres, overfull, lo, hi):
     """Entries of groups lo to hi: up to `capacity` each, at features[group] and pres[group]; overfull[0] if more.
 
-    First a flag for every column, which compiles to vectors, then eight flags at a time: almost all have none set.
+    First a flag for every column, which compiles to vectors, then words of eight flags: almost all have none set.
     """
     B, F = product.shape
     flags = np.zeros(-(-F // FLAGS) * FLAGS, np.uint8)
@@ -51,14 +62,15 @@ def above(product, bias, bound, group_rows, capacity, counts, features, pres, ov
             for j in range(F):
                 flags[j] = np.uint8(widen(row[j]) + bias[j] > bound[j])
             for c in range(len(eights)):
-                if eights[c] != 0:
-                    if n > capacity:
-                        overfull[0] = True
-                        return
-                    for j in range(c * FLAGS, (c + 1) * FLAGS):
-                        if flags[j]:
-                            features[group, n], pres[group, n] = j, widen(row[j]) + bias[j]
-                            n += 1
+                word = eights[c]
+                if word != 0 and n > capacity:
+                    overfull[0] = True
+                    return
+                while word != 0:
+                    j = c * FLAGS + np.int64(first_flag(word))
+                    features[group, n], pres[group, n] = j, widen(row[j]) + bias[j]
+                    n += 1
+                    word &= word - np.uint64(1)
             counts[b] = n - before
         if n > capacity:
             overfull[0] = True
@@ -93,7 +105,7 @@ def largest(product, bias, k, classes, features, pres, counts, lo, hi):
             ranked[:n] = kept[:n]
             least = _nth_largest(ranked, n, k)
         counts[b] = _keep(kept, kept_at, n, k, least, features[b], pres[b])
-        guess = least * bias.dtype.type(0.8)
+        guess = least * bias.dtype.type(0.9)
 
 
 @ranged
@@ -105,11 +117,12 @@ def _reaching(row, bias, bound, flags, eights, kept, kept_at):
         flags[j] = np.uint8(pre >= bound) & np.uint8(pre > zero)
     n = 0
     for c in range(len(eights)):
-        if eights[c] != 0:
-            for j in range(c * FLAGS, (c + 1) * FLAGS):
-                if flags[j]:
-                    kept[n], kept_at[n] = widen(row[j]) + bias[j], j
-                    n += 1
+        word = eights[c]
+        while word != 0:
+            j = c * FLAGS + np.int64(first_flag(word))
+            kept[n], kept_at[n] = widen(row[j]) + bias[j], j
+            n += 1
+            word &= word - np.uint64(1)
     return n
 
 

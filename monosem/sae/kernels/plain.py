@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from monosem.sae.kernels.entries import Decoded, Entries
+from monosem.sae.products import Product
 
 GROUP = 64
 """Rows whose active share is looked at together."""
@@ -25,30 +26,30 @@ def capacity(features: int, share: float) -> int:
     return int(share * features * GROUP)
 
 
-def above(product_BF: Tensor, bias_F: Tensor, bound_F: Tensor, share: float) -> Entries | None:
+def above(product: Product, bias_F: Tensor, bound_F: Tensor, share: float) -> Entries | None:
     """Entries where product + bias > bound; None if any group of rows has more than `share` of its features active.
 
-    product_BF  float32, float64, or bfloat16, which is widened before the bias is added
+    product  float32, float64, or bfloat16, which is widened before the bias is added
     """
-    pre = product_BF.to(bias_F.dtype) + bias_F
+    pre = _pre(product, bias_F)
     return _entries(pre, pre > bound_F, share)
 
 
-def largest(product_BF: Tensor, bias_F: Tensor, k: int, share: float) -> Entries | None:
+def largest(product: Product, bias_F: Tensor, k: int, share: float) -> Entries | None:
     """Entries of the k <= F largest of product + bias in each row, if above zero; None if k is more than `share` of F.
 
     Of equal ones the first features win.
     """
-    if k > share * product_BF.shape[1]:
+    if k > share * product.shape[1]:
         return None
-    pre = product_BF.to(bias_F.dtype) + bias_F
+    pre = _pre(product, bias_F)
     rank = pre.argsort(dim=1, descending=True, stable=True).argsort(dim=1)
     return _entries(pre, (rank < k) & (pre > 0), 1.0)
 
 
-def largest_values(product_BF: Tensor, bias_F: Tensor, n: int) -> Tensor:
+def largest_values(product: Product, bias_F: Tensor, n: int) -> Tensor:
     """The n largest of product + bias that are above zero, in any order, and perhaps some that are smaller."""
-    pre = (product_BF.to(bias_F.dtype) + bias_F).flatten()
+    pre = _pre(product, bias_F).flatten()
     pre = pre[pre > 0]
     return pre if len(pre) <= n else pre.topk(n, sorted=False).values
 
@@ -126,6 +127,10 @@ def adam(
     param.addcdiv_(m, v.sqrt().div_((1 - beta2**step) ** 0.5).add_(eps), value=-scale)
     if unit:
         param /= param.norm(dim=1, keepdim=True)
+
+
+def _pre(product: Product, bias_F: Tensor) -> Tensor:
+    return product.whole().to(bias_F.dtype) + bias_F
 
 
 def _entries(pre_BF: Tensor, on_BF: Tensor, share: float) -> Entries | None:
