@@ -26,7 +26,7 @@ peers: $(READY) .venv-peers/.ready
 	$(PYTHON) -m venv .venv-peers
 	.venv-peers/bin/python -m pip install --quiet --disable-pip-version-check torch==2.13.0
 	.venv-peers/bin/python -m pip install --quiet --disable-pip-version-check torch==2.13.0 sae-lens==6.54.12 \
-		einops natsort schedulefree simple-parsing zstandard
+		einops natsort schedulefree simple-parsing zstandard numba==0.68.1
 	.venv-peers/bin/python -m pip install --quiet --disable-pip-version-check --no-deps \
 		dictionary-learning==0.1.0 eai-sparsify==1.3.3
 	touch $@

@@ -1,6 +1,6 @@
 """The exam of every variant at full size, against SAELens' trainer of the same architecture.
 
-    python tests/bench/truth.py [--kinds topk ...] [--seeds 3] [--steps 1600] [--threads 2] [--alone] [--out FILE]
+    python tests/bench/truth.py [--kinds topk ...] [--seeds 0 1 2] [--who monosem SAELens] [--steps 1600] [--threads 2]
 
 1,024 known features in 256 dimensions, 12 active: both see the same rows in the same batches for the same number of
 steps, with the settings below, and start from the same decoder bias. SAELens runs in the environment of `make peers`;
@@ -14,6 +14,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import torch
@@ -100,25 +101,30 @@ def train_theirs(kind: str, seed: int, steps: int, threads: int, directory: Path
     return monosem.load(str(directory))
 
 
+def trained(args: argparse.Namespace, truth: Truth, seed: int) -> Iterator[tuple[str, str, monosem.Sae]]:
+    """(who, kind, dictionary) of all that take the exam."""
+    if "monosem" in args.who:
+        for kind, sae in train_ours(args.kinds, truth, seed, args.steps).items():
+            yield "monosem", kind, sae
+    for kind in args.kinds if "SAELens" in args.who else []:
+        with tempfile.TemporaryDirectory() as directory:
+            yield "SAELens", kind, train_theirs(kind, seed, args.steps, args.threads, Path(directory) / "sae")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--kinds", nargs="+", choices=list(OURS), default=list(OURS))
-    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
+    parser.add_argument("--who", nargs="+", choices=["monosem", "SAELens"], default=["monosem", "SAELens"])
     parser.add_argument("--steps", type=int, default=1600)
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--alone", action="store_true", help="without SAELens")
     args = parser.parse_args()
     keep_freed_memory()
     torch.set_num_threads(args.threads)
     found: dict[str, dict[str, list[dict]]] = {kind: {"monosem": [], "SAELens": []} for kind in args.kinds}
-    for seed in range(args.seeds):
+    for seed in args.seeds:
         truth, seen = Truth(TruthConfig(seed=seed)), args.steps * BATCH
-        done = [("monosem", kind, sae) for kind, sae in train_ours(args.kinds, truth, seed, args.steps).items()]
-        with tempfile.TemporaryDirectory() as directory:
-            for number, kind in enumerate([] if args.alone else args.kinds):
-                theirs = train_theirs(kind, seed, args.steps, args.threads, Path(directory) / str(number))
-                done.append(("SAELens", kind, theirs))
-        for who, kind, sae in done:
+        for who, kind, sae in trained(args, truth, seed):
             marks = score(sae, truth, seen, seen + MARKING_ROWS)
             found[kind][who].append(marks.as_dict())
             sys.stdout.write(

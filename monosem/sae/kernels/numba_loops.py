@@ -7,6 +7,9 @@ are. Sums over a row's elements may be reordered for vectors (`FAST`), as in tor
 Shape letters as in `plain.py`.
 """
 
+import os
+from pathlib import Path
+
 import numba
 import numpy as np
 from numba import types
@@ -18,7 +21,14 @@ FAST = {"reassoc", "contract", "nsz", "arcp"}
 FLAGS = 8
 """Flags that make up one word."""
 
-ranged = numba.njit(nogil=True, cache=True, fastmath=FAST, error_model="numpy")
+
+
+def can_keep() -> bool:
+    """Whether numba finds a place for what it compiled, beside this file or in the user's cache; it raises if not."""
+    return any(os.access(place, os.W_OK) for place in (Path(__file__).parent, Path.home()))
+
+
+ranged = numba.njit(nogil=True, cache=can_keep(), fastmath=FAST, error_model="numpy")
 
 
 @intrinsic
