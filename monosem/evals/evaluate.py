@@ -46,7 +46,7 @@ class Evaluator:
         self.meter = RecoveredMeter(model, self._batches(config.contexts), hook_point, target)
 
     def measure(self, sae: Sae) -> Evaluation:
-        """Figures of a dictionary: l0, fvu, loss recovered, dead fraction, density histogram."""
+        """Figures of a dictionary: l0, fvu, loss recovered, dead and ultralow fractions, density histogram."""
         sae = sae.to(self.device)
         sparsity = measure_sparsity(sae, self._rows())
         recovered = self.meter.measure(sae)
@@ -58,6 +58,7 @@ class Evaluator:
             "loss_spliced": recovered.spliced,
             "loss_zero_ablated": recovered.zero_ablated,
             "dead_fraction": sparsity.dead_fraction,
+            "ultralow_fraction": sparsity.ultralow_fraction,
             "heldout_rows": sparsity.rows,
             "neurons_l0": self.neurons_l0,
             "density_histogram": density_histogram(sparsity.density_F),

@@ -8,6 +8,8 @@ from torch import Tensor
 
 from monosem.sae.model import Sae
 
+ULTRALOW = 1e-6
+"""Density below which a feature is in the ultralow-density cluster. Bricken et al. 2023."""
 CHUNK_ELEMENTS = 1 << 26
 """Feature activations held at a time; rows are taken in chunks of this many elements."""
 
@@ -36,6 +38,13 @@ class Sparsity:
     def dead_fraction(self) -> float:
         """Share of features that were active on none of the rows."""
         return float((self.density_F == 0).double().mean())
+
+    @property
+    def ultralow_fraction(self) -> float | None:
+        """Share of features that are active, but on less than ULTRALOW of the rows; None: too few rows to tell."""
+        if self.rows < 1 / ULTRALOW:
+            return None
+        return float(((self.density_F > 0) & (self.density_F < ULTRALOW)).double().mean())
 
 
 @torch.no_grad()

@@ -88,7 +88,9 @@ class PackLoop:
 
     def _finish(self) -> None:
         done = [r for r in self.runs if r.error is None]
+        waited = self._waited() - self.waited_before
         for run in done:
+            run.wait_s = waited
             self._guard(run, run.commit)  # evaluation may be interrupted; training is not done twice
         for run in done:
             if run.error is None:

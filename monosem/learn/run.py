@@ -64,6 +64,7 @@ class Run:
         self.started: float | None = None  # when this attempt's first step began
         self.started_at = 0
         self.committed_at = -1
+        self.step_s = self.wait_s = 0.0  # of this attempt: in its own steps, and waiting for rows
         self.rows_digest = ""  # of all rows so far, in order: what was seen, once each
 
     @property
@@ -91,8 +92,10 @@ class Run:
 
     def train_step(self, batch: Sequence[Tensor], digests: Sequence[str]) -> None:
         """One step on the rows of each hook point it reads, and the `rows_digest` of each."""
-        self.started = self.started or time.monotonic()
+        began = time.monotonic()
+        self.started = self.started or began
         metrics = self.learner.step(*batch)
+        self.step_s += time.monotonic() - began
         for digest in digests:
             self.rows_digest = chained(self.rows_digest, digest)
         if self.step % self.train.log_every == 0 or self.step == self.train.steps:
@@ -125,7 +128,11 @@ class Run:
             "rows_digest": self.rows_digest,
             "masked_rows": self.learner.masked_rows,
             "metrics": evaluation.metrics,
-            "timing": {"rows_per_s": round(self.rows_per_s(), 1)},
+            "timing": {
+                "rows_per_s": round(self.rows_per_s(), 1),
+                "step_s": round(self.step_s, 2),
+                "wait_s": round(self.wait_s, 2),
+            },
         }
         metadata = {
             "model_name": self.record["host"]["model_name"],

@@ -10,7 +10,7 @@ from monosem.store import layout
 from monosem.store.plain import unpack_json
 from monosem.store.store import Store
 
-DENSE_FROM, ULTRALOW_TO = -2.0, -4.0
+DENSE_FROM, RARE_TO = -2.0, -4.0
 """log10 densities: of a feature too common to mean one thing, and of one too rare to tell on this much text."""
 
 ASKED = {"l1_coefficient": "L1", "l0_coefficient": "L0", "k": "k"}
@@ -65,7 +65,7 @@ def _finished(store: Store, sweep: str, run: str) -> dict | None:
         "asked": ", ".join(asked),
         "uri": f"{store.url}/{prefix}",
         "dense": sum(n for edge, n in counts if edge >= DENSE_FROM),
-        "ultralow": sum(n for edge, n in counts if edge < ULTRALOW_TO),
+        "rare": sum(n for edge, n in counts if edge < RARE_TO),
     }
 
 

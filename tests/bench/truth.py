@@ -35,7 +35,7 @@ WARM = {"lr": 2e-3, "sparsity_warmup": 0.05}
 TOP_K = {"k": 12, "init": "transposed", "decoder": "free", "init_norm": 0.5, "aux_coefficient": 1.0}
 
 OURS: dict[str, tuple[dict, dict]] = {
-    "relu (2023)": ({"init": "kaiming", "l1_coefficient": 0.002}, {"lr": 4e-3}),
+    "relu (2023)": ({"init": "kaiming", "l1_coefficient": 0.0025}, {"lr": 4e-3, "sparsity_warmup": 0.5}),
     "relu (april 2024)": (SINCE_2024 | {"l1_weight": "decoder_norm", "l1_coefficient": 0.5}, WARM),
     "gated": (
         SINCE_2024 | {"variant": "gated", "l1_weight": "decoder_norm", "l1_coefficient": 0.4}, WARM | {"lr": 4e-3}

@@ -5,7 +5,7 @@ import torch
 from monosem.config.job import EvalConfig
 from monosem.evals.evaluate import Evaluator
 from monosem.evals.recovered import RecoveredMeter
-from monosem.evals.sparsity import density_histogram, measure_sparsity
+from monosem.evals.sparsity import Sparsity, density_histogram, measure_sparsity
 from monosem.host.model import next_token_loss
 from monosem.host.stored import load_host
 from monosem.sae.config import SaeConfig
@@ -78,6 +78,12 @@ def test_density_histogram_counts_every_alive_feature():
     assert h["dead"] == 1 and sum(h["counts"]) == 5 and len(h["edges"]) == len(h["counts"]) + 1
     bins = {round(e, 2): n for e, n in zip(h["edges"], h["counts"], strict=False) if n}
     assert bins == {-7.0: 1, -3.0: 1, -1.75: 2, -0.25: 1}
+
+
+def test_ultralow_is_measured_where_there_are_rows_enough():
+    density = torch.tensor([0.0, 4e-7, 9.9e-7, 1e-6, 0.3], dtype=torch.float64)
+    assert Sparsity(10**6, 1.0, 0.1, density).ultralow_fraction == 2 / 5
+    assert Sparsity(10**6 - 1, 1.0, 0.1, density).ultralow_fraction is None
 
 
 def test_evaluator_reads_the_asked_number_of_rows(model):

@@ -61,7 +61,7 @@ def test_nothing_remote(tmp_path):
 
 def test_density_groups(tmp_path):
     page = page_of(tmp_path, "host")
-    assert "<td>3</td><td>2</td>" in page  # 3 ultralow, 2 dense, from the histogram above
+    assert "<td>3</td><td>2</td>" in page  # 3 rare, 2 dense, from the histogram above
 
 
 def test_table_fits_80_columns_and_shows_what_is_missing():
