@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -69,15 +70,20 @@ def test_workers_added_and_taken_away_while_it_runs(nodes, job, tmp_path):
     process = start(nodes, "sweep", job, f"store={store}", *more, "stream.shards=2")
     seen = 0
     for workers in (3, 1, 2):
-        wait_until(lambda seen=seen: len(list(store.rglob("checkpoints/log/*.json"))) > seen)
+        wait_until(lambda seen=seen: newest_checkpoint(store) > seen)
         with held(nodes.processes[0].pid, "ray::LearnerActor"):
             assert run_cli("scale", f"{store}/tiny", "--workers", workers) == 0
-        seen = len(list(store.rglob("checkpoints/log/*.json")))
-    assert process.poll() is None and seen < 4 * 300 // 20
+        seen = newest_checkpoint(store)
+    assert process.poll() is None and seen < 300
     out = finish(process)
     assert "3 model workers asked for, 1 there" in out
     assert records(store) == records(tmp_path / "inline")
     assert run_cli("scale", f"{store}/tiny", "--workers", 2) == 2  # it has ended
+
+
+def newest_checkpoint(store: Path) -> int:
+    """The step of the run that is furthest. (Only two checkpoints of each run stay, so their number tells little.)"""
+    return max((int(record.stem) for record in store.rglob("checkpoints/log/*.json")), default=0)
 
 
 def test_every_variant_has_its_bits_on_the_cluster(nodes, job, tmp_path):
