@@ -5,6 +5,8 @@ Peers come at their settings for speed: with and without bfloat16 autocast, SAEL
 TopK and ReLU, sparsify's own model with its own constraint on the decoder.
 """
 
+import sys
+import types
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 
@@ -86,6 +88,8 @@ def saelens(x: Tensor, features: int, active: int, kind: str, bf16: bool) -> Ste
 
 
 def dictionary_learning(x: Tensor, features: int, active: int, kind: str, bf16: bool) -> Step:
+    # Its activation buffer imports nnsight, which brings a CUDA build of torch; its trainers need none of it.
+    sys.modules.setdefault("nnsight", types.SimpleNamespace(LanguageModel=object))
     from dictionary_learning.trainers.standard import StandardTrainerAprilUpdate
     from dictionary_learning.trainers.top_k import TopKTrainer
 

@@ -110,7 +110,10 @@ def main() -> None:
         ratios[name] = statistics.mean(runs[run] / perfect[run] for run in perfect)
         cells = "".join(f"{value:14.4f}" for value in runs.values())
         sys.stdout.write(f"{name:12}{cells}{ratios[name]:18.4f}\n")
-    sys.stdout.write(json.dumps({"rows": args.rows, "shuffle": shuffle, "batch": BATCH, "fvu": fvu, "against perfect": ratios}) + "\n")
+    sys.stdout.write(
+        json.dumps({"rows": args.rows, "shuffle": shuffle, "batch": BATCH, "fvu": fvu, "against perfect": ratios})
+        + "\n"
+    )
 
 
 if __name__ == "__main__":

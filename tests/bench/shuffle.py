@@ -135,7 +135,13 @@ def shuffle_with_deaths(source: Path, out: Path, args: argparse.Namespace, passe
     second.going = False
     peaks = {name: max(first.peaks[name], second.peaks[name]) for name in first.peaks}
     again = sum(p.stat().st_mtime_ns != t for p, t in arrows.items())
-    return {"exit": code, "shuffle_s": time.monotonic() - begin, "kept_files": len(kept), "redone_files": again, **peaks}
+    return {
+        "exit": code,
+        "shuffle_s": time.monotonic() - begin,
+        "kept_files": len(kept),
+        "redone_files": again,
+        **peaks,
+    }
 
 
 def row_hashes(dataset: Dataset) -> tuple[np.ndarray, np.ndarray | None]:
@@ -183,7 +189,11 @@ def main() -> None:
     m = dataset.manifest
     memory = parse_bytes(args.memory, "memory")
     plan = shuffle_plan(m, memory, args.tasks, file_rows(m), "raw")
-    result |= {"passes": plan.passes, "buckets": plan.buckets(plan.passes - 1), "predicted": plan.task_bytes * args.tasks}
+    result |= {
+        "passes": plan.passes,
+        "buckets": plan.buckets(plan.passes - 1),
+        "predicted": plan.task_bytes * args.tasks,
+    }
     result |= shuffle_with_deaths(source, out, args, plan.passes)
     begin = time.monotonic()
     result |= check(dataset, open_dataset(str(out)))
