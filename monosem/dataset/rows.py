@@ -3,7 +3,6 @@
 How a block is read, and at what cost, is told in `monosem.dataset.blocks`.
 """
 
-import time
 from concurrent.futures import Future, ThreadPoolExecutor
 
 import numpy as np
@@ -20,10 +19,11 @@ AHEAD = 2
 class DatasetRows:
     """Rows of a dataset by their position in its order, as learners take them: see `monosem.stream.reader.Rows`."""
 
+    computes = False
+
     def __init__(self, dataset: Dataset):
         self.manifest = dataset.manifest
         self.blocks = BlockReader(dataset)
-        self.wait_s = 0.0
         self.held: tuple[Block, np.ndarray] | None = None
         self.ahead: dict[Block, Future] = {}
         self.threads = ThreadPoolExecutor(max_workers=AHEAD)
@@ -52,9 +52,7 @@ class DatasetRows:
     def _block(self, block: Block) -> np.ndarray:
         if self.held is None or self.held[0] != block:
             self.held = None
-            start = time.monotonic()
             self.held = (block, self._fetch(block))
-            self.wait_s += time.monotonic() - start
         return self.held[1]
 
     def _fetch(self, block: Block) -> np.ndarray:

@@ -57,6 +57,7 @@ class Learner:
     ):
         self.config, self.train, self.slots, self.scale = sae, train, slots, scale
         self.manner = Manner(train.precision, train.sparse_share)
+        self.device = device
         self.sae: Sae = hold_by_feature(init_sae(sae, None if b_dec is None else b_dec * scale).to(device))
         self.steps_done, self.masked_rows = 0, 0
         self.threshold = 0.0  # of batch-wide variants, for use: a running mean of the least activation

@@ -7,12 +7,15 @@ different steps after a restart; the ones furthest behind go first until they ha
 
 import time
 from collections.abc import Callable, Mapping
+from contextlib import closing
+from functools import partial
 
 from monosem.config.job import TrainConfig
 from monosem.errors import Interrupted
 from monosem.evals.evaluate import Evaluator
+from monosem.learn.feed import Feed
 from monosem.learn.recent import RecentRows, before
-from monosem.learn.run import Run, rows_digest
+from monosem.learn.run import Run
 from monosem.stream.reader import Rows
 from monosem.threads import torch_threads
 
@@ -28,19 +31,20 @@ class PackLoop:
         should_stop: Callable[[], bool] = lambda: False,
         report: Callable[["PackLoop"], None] = lambda loop: None,
     ):
-        self.runs, self.train, self.readers = runs, train, readers
+        self.runs, self.train = runs, train
+        self.feed = Feed(readers, train.batch_size, train.steps, runs[0].learner.device)
         self.make_evaluator, self.threads = make_evaluator, threads
         self.should_stop, self.report = should_stop, report
         self.recent = {
-            name: RecentRows(reader, train.resample_steps, train.batch_size, train.resample_rows)
-            for name, reader in readers.items()
+            name: RecentRows(partial(self.feed.rows, name), train.resample_steps, train.batch_size, train.resample_rows)
+            for name in readers
         }
         self.manifests: dict[str, dict] = {}
-        self.started, self.waited_before = time.monotonic(), self._waited()
+        self.started = time.monotonic()
 
     def run(self) -> None:
         """Train all runs to the end; raises Interrupted (after a checkpoint) if asked to stop."""
-        with torch_threads(self.threads):
+        with torch_threads(self.threads), closing(self.feed):
             while active := self._active():
                 if self.should_stop():
                     for run in self._active():
@@ -53,10 +57,7 @@ class PackLoop:
 
     def wait_share(self) -> float:
         """Share of the time so far that was spent waiting for rows."""
-        return (self._waited() - self.waited_before) / max(1e-9, time.monotonic() - self.started)
-
-    def _waited(self) -> float:
-        return sum(reader.wait_s for reader in self.readers.values())
+        return self.feed.wait_s / max(1e-9, time.monotonic() - self.started)
 
     def _active(self) -> list[Run]:
         return [r for r in self.runs if r.error is None and r.step < self.train.steps]
@@ -73,24 +74,21 @@ class PackLoop:
 
     def _one_batch(self, n: int, reads: tuple[str, ...], runs: list[Run]) -> None:
         """Step n of the runs that read the same hook points."""
-        B = self.train.batch_size
         if n in self.train.resample_steps:
             rows = before([self.recent[name] for name in reads], n)
             for run in runs:
                 self._guard(run, run.resample, *rows)
-        batch = [self.readers[name].rows(n * B, (n + 1) * B) for name in reads]
-        for name, rows in zip(reads, batch, strict=True):
+        batch = self.feed.batch(n, reads)
+        for name, rows in zip(reads, batch.rows, strict=True):
             self.recent[name].add(n, rows)
-        digests = [rows_digest(rows) for rows in batch]
         for run in runs:
             if run.error is None:
-                self._guard(run, run.train_step, batch, digests)
+                self._guard(run, run.train_step, batch.on_device(), batch.digests)
 
     def _finish(self) -> None:
         done = [r for r in self.runs if r.error is None]
-        waited = self._waited() - self.waited_before
         for run in done:
-            run.wait_s = waited
+            run.wait_s = self.feed.wait_s
             self._guard(run, run.commit)  # evaluation may be interrupted; training is not done twice
         for run in done:
             if run.error is None:

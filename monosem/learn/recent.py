@@ -1,18 +1,19 @@
 """The rows just before a resampling step: kept as they pass, read again where they were not seen."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
 
-from monosem.stream.reader import Rows
-
 
 class RecentRows:
-    """Rows [step*batch - rows, step*batch) for each step of `steps`, a pure function of the step."""
+    """Rows [step*batch - rows, step*batch) for each step of `steps`, a pure function of the step.
 
-    def __init__(self, reader: Rows, steps: list[int], batch_size: int, rows: int):
-        self.reader, self.steps = reader, sorted(steps)
+    read    rows [lo, hi) of the stream
+    """
+
+    def __init__(self, read: Callable[[int, int], Tensor], steps: list[int], batch_size: int, rows: int):
+        self.read, self.steps = read, sorted(steps)
         self.batch_size, self.rows = batch_size, rows
         self.held: dict[int, Tensor] = {}  # batches by step number
 
@@ -30,7 +31,7 @@ class RecentRows:
         """Those of the rows before `step` that batch `n` holds."""
         first, B = max(self._first_row(step), n * self.batch_size), self.batch_size
         batch = self.held.pop(n, None)
-        return batch[first - n * B :] if batch is not None else self.reader.rows(first, (n + 1) * B)
+        return batch[first - n * B :] if batch is not None else self.read(first, (n + 1) * B)
 
     def batches(self, step: int) -> range:
         """The batches that hold the rows before `step`."""

@@ -21,11 +21,6 @@ from monosem.store.store import Store
 from monosem.track.tracker import Tracker
 
 
-def rows_digest(x: Tensor) -> str:
-    """XXH3-128 of a batch's rows."""
-    return xxhash.xxh3_128(x.numpy().data).hexdigest()
-
-
 def chained(before: str, digest: str) -> str:
     """The digest of all batches up to and with the one of `digest`: equal only for equal rows in equal order."""
     return xxhash.xxh3_128((before + digest).encode()).hexdigest()

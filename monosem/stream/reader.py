@@ -1,6 +1,5 @@
 """Batches by index: a learner asks for rows [lo, hi) of the stream and gets them, whoever made them."""
 
-import time
 from typing import Protocol
 
 import numpy as np
@@ -13,9 +12,12 @@ from monosem.stream.harvest import Harvester
 
 
 class Rows(Protocol):
-    """Rows of one hook point's stream, and the seconds that were spent waiting for them."""
+    """Rows of one hook point's stream.
 
-    wait_s: float
+    computes: asking for rows makes them, in this process; else they are only fetched
+    """
+
+    computes: bool
 
     def rows(self, lo: int, hi: int) -> Tensor:
         """Rows [lo, hi): float32 [hi - lo, width], memory of this process that nobody else writes to."""
@@ -68,12 +70,12 @@ class LocalSource:
 
 
 class RowReader:
-    """Rows of the stream as tensors of their own, and how long they were waited for."""
+    """Rows of the stream as tensors of their own."""
 
     def __init__(self, source: SegmentSource, order: StreamOrder, hook_point: str):
         self.source, self.order, self.hook_point = source, order, hook_point
         self.held: tuple[int, np.ndarray] | None = None
-        self.wait_s = 0.0
+        self.computes = source.private  # nobody else made them
 
     def rows(self, lo: int, hi: int) -> Tensor:
         """Rows [lo, hi): float32 [hi - lo, width].
@@ -88,7 +90,5 @@ class RowReader:
     def _segment(self, u: int) -> np.ndarray:
         if self.held is None or self.held[0] != u:
             self.held = None  # let go of the old segment before waiting for the new one
-            start = time.monotonic()
             self.held = (u, self.source.segment(u, self.hook_point))
-            self.wait_s += time.monotonic() - start
         return self.held[1]

@@ -79,7 +79,7 @@ def train_ours(kinds: list[str], truth: Truth, seed: int, steps: int) -> dict[st
     learners = {}
     for kind in kinds:
         sae, train = OURS[kind]
-        train = TrainConfig(steps=steps, batch_size=BATCH, lr_decay=0.2, dead_rows=50_000, **train)
+        train = TrainConfig(steps=steps, batch_size=BATCH, **({"lr_decay": 0.2, "dead_rows": 50_000} | train))
         learners[kind] = Learner(SaeConfig(d_in=D_IN, d_sae=D_SAE, seed=seed, **sae), train, b_dec=median)
     for step in range(steps):
         x = torch.from_numpy(truth.rows(step * BATCH, (step + 1) * BATCH))

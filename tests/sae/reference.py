@@ -61,9 +61,9 @@ def loss_of(
         return out + x @ t["W_skip"].T if c.skip else out
 
     penalty = torch.zeros((), dtype=x.dtype)
+    weight = norms if c.l1_weight == "decoder_norm" else torch.ones_like(norms)
     if c.variant == "relu":
         f = pre.relu()
-        weight = norms if c.l1_weight == "decoder_norm" else torch.ones_like(norms)
         powered = torch.where(f > 0, f, 1.0) ** power * (f > 0)
         held = (f.sum() / powered.sum()).detach() if power != 1 else 1.0
         penalty = c.l1_coefficient * sparsity * held * (powered * weight).sum(dim=1).mean()
@@ -83,7 +83,7 @@ def loss_of(
         gate = pre.relu()
         magnitude = t["r_mag"].exp() * (pre - t["b_enc"]) + t["b_mag"]
         f = magnitude.relu() * (pre > 0)
-        penalty = c.l1_coefficient * sparsity * gate.sum(dim=1).mean()
+        penalty = c.l1_coefficient * sparsity * (gate * weight).sum(dim=1).mean()
         held = gate @ t["W_dec"].detach() + t["b_dec"].detach()
         penalty = penalty + error(held + x @ t["W_skip"].detach().T if c.skip else held, y)
     if c.variant == "matryoshka":

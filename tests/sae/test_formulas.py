@@ -32,6 +32,7 @@ CASES = {
                  "pre_act_coefficient": 0.03}, {}),
     "gated": ({"variant": "gated", "l1_coefficient": 0.02}, {"sparsity": 0.7}),
     "gated, summed error": ({"variant": "gated", "l1_coefficient": 0.02, "error": "sum"}, {}),
+    "gated, by norm": (APRIL | {"variant": "gated", "l1_coefficient": 0.2}, {"sparsity": 0.7}),
     "transcoder": ({"transcoder": True, "d_out": 11, "l1_coefficient": 0.01}, {}),
     "skip transcoder": ({"transcoder": True, "d_out": 11, "skip": True, "variant": "topk", "k": 5}, {"dead": DEAD}),
     "jumprelu transcoder": ({"transcoder": True, "variant": "jumprelu", "bandwidth": 0.3}, {}),

@@ -191,7 +191,7 @@ def test_batches_share_no_memory_with_a_source_that_is_not_private(harvester):
 def test_recent_rows_do_not_depend_on_where_one_started(harvester, start):
     """The rows before step 12, kept as they pass or read again after a restart at `start`."""
     again = reader(harvester)
-    recent = RecentRows(again, [12], batch_size=20, rows=70)
+    recent = RecentRows(again.rows, [12], batch_size=20, rows=70)
     for step in range(start, 12):
         recent.add(step, again.rows(step * 20, step * 20 + 20))
     assert torch.equal(recent.before(12), again.rows(12 * 20 - 70, 12 * 20))
@@ -200,4 +200,4 @@ def test_recent_rows_do_not_depend_on_where_one_started(harvester, start):
 
 def test_recent_rows_at_the_very_start(harvester):
     again = reader(harvester)
-    assert torch.equal(RecentRows(again, [2], 20, 1000).before(2), again.rows(0, 40))
+    assert torch.equal(RecentRows(again.rows, [2], 20, 1000).before(2), again.rows(0, 40))

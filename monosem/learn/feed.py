@@ -1,0 +1,106 @@
+"""Batches for a pack of runs: read once for all of them, one ahead of the step that wants them, on their device.
+
+While the learners work, a thread reads the next batch, digests it and, for a GPU, copies it there through pinned memory
+on a stream of its own. Where reading is itself the work (a harvest in this very process) nothing is read ahead: it
+would take its cores from the learners.
+"""
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+
+import torch
+import xxhash
+from torch import Tensor
+
+from monosem.stream.reader import Rows
+
+Reads = tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Batch:
+    """One step's rows at each hook point that is read.
+
+    rows     float32 [batch, width], memory of this process
+    digests  `rows_digest` of each
+    copies   the same on the learners' device; the very same tensors on CPU
+    copied   for a GPU: recorded behind the copies, on the stream that makes them
+    """
+
+    rows: list[Tensor]
+    digests: list[str]
+    copies: list[Tensor]
+    copied: "torch.cuda.Event | None" = None
+
+    def on_device(self) -> list[Tensor]:
+        """The rows on the learners' device, for work that is queued on its current stream from here on."""
+        if self.copied is not None:
+            here = torch.cuda.current_stream()
+            here.wait_event(self.copied)
+            for x in self.copies:
+                x.record_stream(here)
+        return self.copies
+
+
+def rows_digest(x: Tensor) -> str:
+    """XXH3-128 of a batch's rows."""
+    return xxhash.xxh3_128(x.numpy().data).hexdigest()
+
+
+class Feed:
+    """Step n's rows of some hook points, and rows by index; `wait_s` is the time that callers spent waiting for both.
+
+    steps   none is read ahead from here on
+    device  the learners' device
+    """
+
+    def __init__(self, readers: Mapping[str, Rows], batch_size: int, steps: int, device: str):
+        self.readers, self.batch_size, self.steps, self.device = readers, batch_size, steps, device
+        self.wait_s = 0.0
+        self.coming: dict[tuple[int, Reads], Future] = {}
+        beside = not any(reader.computes for reader in readers.values())
+        # One thread: readers of one source share its state, and all reading goes through it.
+        self.thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="feed") if beside else None
+        self.stream = torch.cuda.Stream() if device.startswith("cuda") else None
+
+    def batch(self, n: int, reads: Reads) -> Batch:
+        """Step n's rows at `reads`, which are read in step."""
+        coming = self.coming.pop((n, reads), None)
+        self.coming = {key: future for key, future in self.coming.items() if key[1] != reads}  # of other steps
+        batch = self._wait(coming or self._start(self._read, n, reads))
+        if self.thread and n + 1 < self.steps:
+            self.coming[n + 1, reads] = self._start(self._read, n + 1, reads)
+        return batch
+
+    def rows(self, name: str, lo: int, hi: int) -> Tensor:
+        """Rows [lo, hi) of a hook point's stream."""
+        return self._wait(self._start(self.readers[name].rows, lo, hi))
+
+    def close(self) -> None:
+        """Read no further."""
+        if self.thread:
+            self.thread.shutdown(wait=False, cancel_futures=True)
+
+    def _start(self, work: Callable, *arguments: object) -> Future | Callable:
+        return self.thread.submit(work, *arguments) if self.thread else lambda: work(*arguments)
+
+    def _wait(self, work: Future | Callable) -> object:
+        began = time.monotonic()
+        found = work.result() if isinstance(work, Future) else work()
+        self.wait_s += time.monotonic() - began
+        return found
+
+    def _read(self, n: int, reads: Reads) -> Batch:
+        B = self.batch_size
+        rows = [self.readers[name].rows(n * B, (n + 1) * B) for name in reads]
+        digests = [rows_digest(x) for x in rows]
+        return self._copied(rows, digests)
+
+    def _copied(self, rows: Sequence[Tensor], digests: list[str]) -> Batch:
+        if self.stream is None:
+            return Batch(list(rows), digests, list(rows))
+        with torch.cuda.stream(self.stream):
+            copies = [x.pin_memory().to(self.device, non_blocking=True) for x in rows]
+            return Batch(list(rows), digests, copies, self.stream.record_event())
