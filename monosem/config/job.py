@@ -96,6 +96,9 @@ class SaeJobConfig:
     init_norm: float = number(1.0, "of decoder rows at the start, where the decoder is free", gt=0.0, le=1e6)
     l1_weight: str = choice("plain", ("plain", "decoder_norm"), "L1 of activations, or of activations by decoder norm")
     l1_power: float = number(1.0, "relu: exponent of the L1 penalty at the end of p-annealing", gt=0.0, le=1.0)
+    gate_decoder: str = choice(
+        "frozen", ("frozen", "shared"), "gated: the gate's reconstruction leaves the decoder alone, or trains it too"
+    )
     aux_coefficient: float = number(1 / 32, "top-k variants: weight of AuxK; 0: off", ge=0.0, le=1e6)
     aux_k: int = number(0, "top-k variants: dead features that AuxK uses per row; 0: d_in / 2", ge=0, le=2**31)
     prefixes: list[float] = field(

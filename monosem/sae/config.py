@@ -8,6 +8,7 @@ ERRORS = ("mean", "sum")
 L1_WEIGHTS = ("plain", "decoder_norm")
 SPARSITIES = ("step", "tanh")
 DECODERS = ("unit", "free")
+GATE_DECODERS = ("frozen", "shared")
 INITS = ("kaiming", "transposed")
 
 
@@ -32,6 +33,10 @@ class SaeConfig:
         l1_coefficient  weight of the L1 penalty beside the error term (jumprelu: of the tanh)
         l1_weight       "plain", or "decoder_norm": each activation times its decoder row's norm
         l1_power        relu: the penalty's exponent p at the end of annealing; 1 is the L1 norm
+    gated
+        gate_decoder    what the gate's own reconstruction does to the decoder: "frozen", nothing (2024); "shared": it
+                        trains it as well, which a free decoder needs with l1_weight "decoder_norm" (its rows would
+                        shrink away from the penalty, and nothing hold them)
     topk, batch_topk, matryoshka
         k               active features per row (on average over the batch but for topk)
         aux_coefficient weight of AuxK: dead features reconstruct what is left over
@@ -62,6 +67,7 @@ class SaeConfig:
     l1_coefficient: float = 0.004
     l1_weight: str = "plain"
     l1_power: float = 1.0
+    gate_decoder: str = "frozen"
     k: int = 32
     aux_coefficient: float = 1 / 32
     aux_k: int = 0
@@ -82,6 +88,7 @@ class SaeConfig:
             ("l1_weight", L1_WEIGHTS),
             ("sparsity", SPARSITIES),
             ("decoder", DECODERS),
+            ("gate_decoder", GATE_DECODERS),
             ("init", INITS),
         ):
             if getattr(self, name) not in allowed:

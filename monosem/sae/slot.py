@@ -21,7 +21,6 @@ from torch import Tensor
 
 from monosem.sae.auxk import Aux, aux_k
 from monosem.sae.heads import Back, Head, Now, head_of
-from monosem.sae.kernels import Decoded
 from monosem.sae.model import Sae
 from monosem.sae.products import Product, encoder_product
 from monosem.sae.ways import DenseWay, SparseWay
@@ -123,17 +122,22 @@ def slot_gradients(
     decoded = way.decode(f, yc_BO, 2.0 * unit / prefixes, keep_r=dead_F is not None)
     squares_P = decoded.squares_BP.sum(dim=0)
     loss = squares_P.sum() * (unit / prefixes) + head.penalty_B().sum() * share
-    if head.gate is not None:  # a second way through the decoder, which holds still
-        frozen = way.decode(head.gate, yc_BO, 2.0 * unit)
-        loss, head.frozen = loss + frozen.squares_BP.sum() * unit, frozen.back
+    second = None
+    if head.gate is not None:  # a second way through the decoder
+        second = way.decode(head.gate, yc_BO, 2.0 * unit)
+        loss, head.gate_back = loss + second.squares_BP.sum() * unit, second.back
     back = head.back(decoded.back, share)
     aux = None
     if dead_F is not None:
         aux = aux_k(config, pre_Bn, sae.W_dec[dead_F], decoded.r_BO, unit, manner.precision)
         loss = loss + aux.loss
     found = {"W_dec": way.W_dec(f, decoded.g_PBO), "W_enc": way.W_enc(back.p, xc_BD, back.base_F)}
+    g_BO = decoded.g_PBO[0]  # of x_hat by all features: the first prefix is in every longer one
+    if second is not None and config.gate_decoder == "shared":
+        found["W_dec"] += way.W_dec(head.gate, second.g_PBO)
+        g_BO = g_BO + second.g_PBO[0]
     return SlotResult(
-        _gradients(sae, slot, xc_BD, found, decoded, back, dead_F, aux),
+        _gradients(sae, slot, xc_BD, found, g_BO, back, dead_F, aux),
         way.view.fired_F(f),
         squares_P[-1],
         f.sum(),
@@ -144,10 +148,13 @@ def slot_gradients(
 
 
 def _gradients(
-    sae: Sae, slot: Slot, xc_BD: Tensor, found: dict[str, Tensor], decoded: Decoded, back: Back,
+    sae: Sae, slot: Slot, xc_BD: Tensor, found: dict[str, Tensor], g_BO: Tensor, back: Back,
     dead_F: Tensor | None, aux: Aux | None,
 ) -> dict[str, Tensor]:  # fmt: skip
-    """By parameter, in the order of the config. The encoder's comes as its transpose, a view of which is returned."""
+    """By parameter, in the order of the config. The encoder's comes as its transpose, a view of which is returned.
+
+    g_BO    gradient by what the decoder puts out
+    """
     W_dec, W_enc_FD = found["W_dec"], found["W_enc"]
     if back.norm_F is not None:
         W_dec.addcmul_((back.norm_F / sae.W_dec.norm(dim=1))[:, None], sae.W_dec)
@@ -155,7 +162,6 @@ def _gradients(
         W_dec[dead_F] += aux.W_dec
         W_enc_FD[dead_F] += aux.pre.T @ xc_BD
         back.own["b_enc"][dead_F] += aux.pre.sum(dim=0)
-    g_BO = decoded.g_PBO[0]  # of x_hat by all features: the first prefix is in every longer one
     b_dec = g_BO.sum(dim=0)
     if sae.config.subtract_b_dec:  # + from x_hat, - through the encoder; in x_hat - x itself it is not
         b_dec = b_dec - sae.W_enc @ (back.own["b_enc"] if back.sum_F is None else back.sum_F)

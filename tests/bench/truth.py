@@ -38,7 +38,8 @@ OURS: dict[str, tuple[dict, dict]] = {
     "relu (2023)": ({"init": "kaiming", "l1_coefficient": 0.0025}, {"lr": 4e-3, "sparsity_warmup": 0.5}),
     "relu (april 2024)": (SINCE_2024 | {"l1_weight": "decoder_norm", "l1_coefficient": 0.5}, WARM),
     "gated": (
-        SINCE_2024 | {"variant": "gated", "l1_weight": "decoder_norm", "l1_coefficient": 0.4}, WARM | {"lr": 4e-3}
+        SINCE_2024 | {"variant": "gated", "gate_decoder": "shared", "l1_weight": "decoder_norm", "l1_coefficient": 0.5},
+        WARM | {"lr": 4e-3, "clip_norm": 1.0},
     ),
     "jumprelu (step)": (
         SINCE_2024 | {"variant": "jumprelu", "l0_coefficient": 0.1, "bandwidth": 0.5, "threshold_init": 0.1}, WARM

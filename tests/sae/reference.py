@@ -84,8 +84,9 @@ def loss_of(
         magnitude = t["r_mag"].exp() * (pre - t["b_enc"]) + t["b_mag"]
         f = magnitude.relu() * (pre > 0)
         penalty = c.l1_coefficient * sparsity * (gate * weight).sum(dim=1).mean()
-        held = gate @ t["W_dec"].detach() + t["b_dec"].detach()
-        penalty = penalty + error(held + x @ t["W_skip"].detach().T if c.skip else held, y)
+        d = {name: v if c.gate_decoder == "shared" else v.detach() for name, v in t.items()}
+        by_gate = gate @ d["W_dec"] + d["b_dec"]
+        penalty = penalty + error(by_gate + x @ d["W_skip"].T if c.skip else by_gate, y)
     if c.variant == "matryoshka":
         loss = torch.stack([error(decode(f, end), y) for end in c.ends]).mean() + penalty
     else:

@@ -33,10 +33,14 @@ CASES = {
     "gated": ({"variant": "gated", "l1_coefficient": 0.02}, {"sparsity": 0.7}),
     "gated, summed error": ({"variant": "gated", "l1_coefficient": 0.02, "error": "sum"}, {}),
     "gated, by norm": (APRIL | {"variant": "gated", "l1_coefficient": 0.2}, {"sparsity": 0.7}),
+    "gated, shared decoder": (
+        {"variant": "gated", "l1_coefficient": 0.2, "l1_weight": "decoder_norm", "gate_decoder": "shared"}, {}),
     "transcoder": ({"transcoder": True, "d_out": 11, "l1_coefficient": 0.01}, {}),
     "skip transcoder": ({"transcoder": True, "d_out": 11, "skip": True, "variant": "topk", "k": 5}, {"dead": DEAD}),
     "jumprelu transcoder": ({"transcoder": True, "variant": "jumprelu", "bandwidth": 0.3}, {}),
     "gated skip transcoder": ({"transcoder": True, "variant": "gated", "skip": True, "error": "sum"}, {}),
+    "gated skip transcoder, shared decoder": (
+        {"transcoder": True, "variant": "gated", "skip": True, "gate_decoder": "shared"}, {}),
 }  # fmt: skip
 
 

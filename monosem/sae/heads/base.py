@@ -65,8 +65,8 @@ class Head:
     batch_wide = False
     """Whether features depend on a statistic of the whole batch."""
     gate: Tensor | None = None
-    """gated: what the decoder, held fixed, must reconstruct from as well; `frozen` is the gradient by it."""
-    frozen: Tensor
+    """gated: what the decoder must reconstruct from as well; `gate_back` is that error's gradient by it."""
+    gate_back: Tensor
     view: Everywhere | Entries = EVERYWHERE
     xc_BD: Tensor
 

@@ -10,7 +10,8 @@ class Gated(Head):
     """pi = pre, f = max(exp(r_mag) (pre - b_enc) + b_mag, 0) where pi > 0. Rajamanoharan et al. 2024a.
 
     Penalty: l1 sum max(pi, 0) n + |target - (max(pi, 0) W_dec + b_dec)|^2 in the unit of the error, with the decoder
-    (and the skip) held fixed in this second term. n: the decoder rows' norms, or 1 if l1_weight is plain.
+    (and the skip) held fixed in this second term unless gate_decoder is shared. n: the decoder rows' norms, or 1 if
+    l1_weight is plain.
     """
 
     def __init__(self, config: SaeConfig, params: dict[str, Tensor], now: Now):
@@ -34,7 +35,7 @@ class Gated(Head):
         view = self.view
         g.masked_fill_(self.f <= 0, 0.0)
         own = {"b_mag": view.sum_F(g), "r_mag": view.sum_F(g * self.p) * self.params["r_mag"].exp()}
-        gate, norm_F = self.frozen, None
+        gate, norm_F = self.gate_back, None
         if self.n_F is None:
             gate.add_(self.l1 * share)
         else:

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from monosem.sae.kernels import numba_find as find
 from monosem.sae.kernels import numba_loops as loops
 from monosem.sae.kernels.entries import Decoded, Entries
 from monosem.sae.kernels.plain import GROUP, capacity
@@ -21,7 +22,7 @@ from monosem.sae.products import Product
 TOGETHER = 64
 """Rows or features that a thread takes at a time: few enough to share evenly, enough for a call to cost nothing."""
 MIN_CLASSES = 256
-"""See `numba_loops.largest`: more classes make a tighter bound, and more maxima to rank."""
+"""See `numba_find.largest`: more classes make a tighter bound, and more maxima to rank."""
 SAMPLED = 64
 """See `_suggested_bound`."""
 
@@ -59,13 +60,13 @@ def above(product: Product, bias_F: Tensor, bound_F: Tensor, share: float) -> En
 def _above(product: Product, bias: np.ndarray, bound: np.ndarray, most: int) -> tuple:
     """Counts of rows, and by group of rows the values and their features; None if a group has more than `most`."""
     B, groups = product.shape[0], -(-product.shape[0] // GROUP)
-    features = np.empty((groups, most + loops.FLAGS), np.int32)
-    pres = np.empty((groups, most + loops.FLAGS), bias.dtype)
+    features = np.empty((groups, most + find.FLAGS), np.int32)
+    pres = np.empty((groups, most + find.FLAGS), bias.dtype)
     counts, overfull = np.zeros(B, np.int64), np.zeros(1, np.bool_)
     for row, tile in product.tiles(GROUP):
         group, n = row // GROUP, -(-len(tile) // GROUP)
         found = (counts[row:], features[group:], pres[group:], overfull)
-        shared_out(loops.above, n, _bits(tile), bias, bound, GROUP, most, *found, together=1)
+        shared_out(find.above, n, _bits(tile), bias, bound, GROUP, most, *found, together=1)
         if overfull[0]:
             return None, None, None
     return counts, pres, features
@@ -80,7 +81,7 @@ def largest(product: Product, bias_F: Tensor, k: int, share: float) -> Entries |
     classes = min(F, max(MIN_CLASSES, 4 * k))
     for row, tile in product.tiles(GROUP):
         found = (features[row:], pres[row:], counts[row:])
-        shared_out(loops.largest, len(tile), _bits(tile), bias, k, classes, *found)
+        shared_out(find.largest, len(tile), _bits(tile), bias, k, classes, *found)
     return _packed(F, counts, 1, features, pres)
 
 
@@ -112,10 +113,10 @@ def _by_histogram(product: np.ndarray, bias: np.ndarray, n: int) -> Tensor:
     from_above = parts.sum(axis=0)[::-1].cumsum()
     bits = max(0, len(from_above) - 1 - int(np.searchsorted(from_above, n)))
     starts, nothing = np.zeros(B, np.int64), np.empty(0, bias.dtype)
-    shared_out(loops.gather_above, B, product, bias, bits, starts, nothing)
+    shared_out(find.gather_above, B, product, bias, bits, starts, nothing)
     out = np.empty(int(starts.sum()), bias.dtype)
     if len(out):
-        shared_out(loops.gather_above, B, product, bias, bits, starts.cumsum() - starts, out)
+        shared_out(find.gather_above, B, product, bias, bits, starts.cumsum() - starts, out)
     return torch.from_numpy(out)
 
 
@@ -180,7 +181,7 @@ def adam(
 
 def _histogram_of_group(product, bias, parts, lo, hi) -> None:
     for group in range(lo, hi):
-        loops.histogram(product, bias, parts[group], group * GROUP, min(len(product), (group + 1) * GROUP))
+        find.histogram(product, bias, parts[group], group * GROUP, min(len(product), (group + 1) * GROUP))
 
 
 def _bits(t: Tensor) -> np.ndarray:
