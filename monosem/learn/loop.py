@@ -87,8 +87,9 @@ class PackLoop:
 
     def _finish(self) -> None:
         done = [r for r in self.runs if r.error is None]
+        trained = time.monotonic() - self.started
         for run in done:
-            run.wait_s = self.feed.wait_s
+            run.wait_s, run.train_s = self.feed.wait_s, trained
             self._guard(run, run.commit)  # evaluation may be interrupted; training is not done twice
         for run in done:
             if run.error is None:

@@ -59,7 +59,9 @@ class Run:
         self.started: float | None = None  # when this attempt's first step began
         self.started_at = 0
         self.committed_at = -1
-        self.step_s = self.wait_s = 0.0  # of this attempt: in its own steps, and waiting for rows
+        self.ended = 0.0  # when the last step so far did
+        # Of this attempt: in its own steps; of its pack: waiting for rows, and from the first rows to the last step.
+        self.step_s = self.wait_s = self.train_s = 0.0
         self.rows_digest = ""  # of all rows so far, in order: what was seen, once each
 
     @property
@@ -90,7 +92,8 @@ class Run:
         began = time.monotonic()
         self.started = self.started or began
         metrics = self.learner.step(*batch)
-        self.step_s += time.monotonic() - began
+        self.ended = time.monotonic()
+        self.step_s += self.ended - began
         for digest in digests:
             self.rows_digest = chained(self.rows_digest, digest)
         if self.step % self.train.log_every == 0 or self.step == self.train.steps:
@@ -127,6 +130,7 @@ class Run:
                 "rows_per_s": round(self.rows_per_s(), 1),
                 "step_s": round(self.step_s, 2),
                 "wait_s": round(self.wait_s, 2),
+                "train_s": round(self.train_s, 2),
             },
         }
         metadata = {
@@ -154,10 +158,10 @@ class Run:
         self.tracker.finish({}, failed=True)
 
     def rows_per_s(self) -> float:
-        """Rows trained per second in this attempt; 0 if it found nothing left to train."""
+        """Rows per second from the first to the last step of this attempt; 0 if it found nothing left to train."""
         if self.started is None:
             return 0.0
-        return (self.step - self.started_at) * self.train.batch_size / (time.monotonic() - self.started)
+        return (self.step - self.started_at) * self.train.batch_size / (self.ended - self.started)
 
     def clear_training_state(self) -> None:
         self.checkpoints.clear()
