@@ -1,15 +1,14 @@
 """Filling: rows go straight to their places in the segments that are still being made, by one process alone.
 
-A tile's rows are written once, while they are still in the cache, so that a stream costs one pass over its rows
-beyond the harvest and no second. The price is that the segments under way are memory at full size, K*r*G rows
+A row is written once, from the activations to its place, so that a stream costs no pass over its rows beyond the one
+that picks them. The price is that the segments under way are memory at full size, K*r*G rows
 and the rest of their blocks, where waiting tiles (`mix.Tiles`) are K*r*(G+1)/2.
 """
-
-from collections.abc import Iterable
 
 import numpy as np
 
 from monosem.rows.order import StreamOrder
+from monosem.stream.harvest import Place
 
 TOGETHER = 4
 """Segments that lie one behind the other in memory, so that most batches across two segments need no copy."""
@@ -21,14 +20,12 @@ class Filling:
     def __init__(self, order: StreamOrder, segment: int, rows: list[np.ndarray]):
         tiles = order.items_of_segment(segment)
         self.missing = dict(zip(tiles, order.segment_places(segment).reshape(len(tiles), -1), strict=True))
-        self.rows, self.blocks = rows, [_as_blocks(column) for column in rows]
+        self.rows = rows
 
-    def put(self, tile: tuple[int, int], columns: list[np.ndarray]) -> None:
-        """Columns: float32 [tile_rows, width] by hook point. A tile that is in place already stays as it is."""
+    def place(self, tile: tuple[int, int]) -> tuple[list[np.ndarray], np.ndarray] | None:
+        """Where a tile's rows go: rows by hook point, and places among them. None if it is in place already."""
         at = self.missing.pop(tile, None)
-        if at is not None:
-            for blocks, column in zip(self.blocks, columns, strict=True):
-                blocks[at] = _as_blocks(column)
+        return None if at is None else (self.rows, at)
 
 
 class Fillings:
@@ -48,14 +45,18 @@ class Fillings:
         missing = self.held[segment].missing if segment in self.held else self.order.items_of_segment(segment)
         return list(dict.fromkeys(item for item, _ in missing))
 
-    def put(self, item: int, tiles: Iterable[list[np.ndarray]], lowest: int) -> None:
-        """The rows of an item, by tile, by hook point; those that go to segments before `lowest` are passed over."""
-        for g, columns in enumerate(tiles):
+    def place_of(self, item: int, lowest: int) -> Place:
+        """Where the tiles of an item go; those of segments before `lowest` go nowhere."""
+
+        def place(g: int, widths: list[int]) -> tuple[list[np.ndarray], np.ndarray] | None:
             u = self.order.tile_segment(item, g)
-            if u >= lowest:
-                if u not in self.held:
-                    self.held[u] = Filling(self.order, u, self._rows(u, [column.shape[1] for column in columns]))
-                self.held[u].put((item, g), columns)
+            if u < lowest:
+                return None
+            if u not in self.held:
+                self.held[u] = Filling(self.order, u, self._rows(u, widths))
+            return self.held[u].place((item, g))
+
+        return place
 
     def take(self, segment: int) -> list[np.ndarray]:
         """A segment all of whose tiles are in place: float32 [segment_rows, width] by hook point."""
@@ -87,8 +88,3 @@ def joined(pieces: list[np.ndarray]) -> np.ndarray:
 
 def _address(array: np.ndarray) -> int:
     return array.__array_interface__["data"][0]
-
-
-def _as_blocks(rows: np.ndarray) -> np.ndarray:
-    """Rows as single values, which are copied as blocks: [n] of 4 * width bytes each, the same memory."""
-    return rows.view(np.dtype((np.void, rows.strides[0])))[:, 0]

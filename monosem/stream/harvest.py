@@ -4,7 +4,7 @@ A work item is the launch: a fixed number of contexts in a fixed order, never re
 bits do not depend on who computed it, when, or what else was asked for.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -20,6 +20,9 @@ from monosem.text.index import context_tokens
 from monosem.text.selection import Selection
 from monosem.text.tokens import TokenIndex
 from monosem.threads import torch_threads
+
+Place = Callable[[int, list[int]], tuple[list[np.ndarray], np.ndarray] | None]
+"""Of a tile's number and the hook points' widths: where its rows go, (rows of each hook point, places among them)."""
 
 CANARY = 0
 """The work item that every worker computes first, to show that it makes the sweep's bits."""
@@ -55,25 +58,31 @@ class Harvester:
 
     def item(self, item: int) -> pa.RecordBatch:
         """Rows of a work item in tile order, a column per hook point: float32 [G * tile_rows, width] each."""
-        [columns] = self._rows(item, 1)
-        return item_batch(columns)
+        found, tokens_gci = self._captured(item)
+        with torch_threads(self.threads):
+            return item_batch([_masked(_sampled(x, tokens_gci)) for x in found])
 
-    def tiles(self, item: int) -> Iterator[list[np.ndarray]]:
-        """The same rows by tile, by hook point: one after the other, so that each is in the cache when it comes."""
-        return self._rows(item, self.order.generations)
+    def put(self, item: int, place: Place) -> None:
+        """The same rows, each tile's straight to where it goes: one pass over them beyond the forward pass."""
+        from monosem.stream.gather import gather  # numba: not for those who only hand items on
 
-    def _rows(self, item: int, parts: int) -> Iterator[list[np.ndarray]]:
-        """An item's rows in tile order, in `parts` equal parts, by hook point."""
+        found, tokens_gci = self._captured(item)
+        columns, source_gn = _sources(found, tokens_gci)
+        widths = [column.shape[1] for column in columns]
+        for g, source_n in enumerate(source_gn):
+            target = place(g, widths)
+            if target is not None:
+                rows, at_n = target
+                for column, out in zip(columns, rows, strict=True):
+                    gather(column, source_n, out, at_n)
+
+    def _captured(self, item: int) -> tuple[list[Tensor], np.ndarray]:
+        """Activations [contexts, tokens, width] of an item at every hook point, and its positions by tile."""
         contexts, tokens_gci = self.text.item(item)
         with torch_threads(self.threads):
             batch = context_tokens(self.text.index, contexts).to(self.device)
             captured = self.model.capture(batch, self.hook_points)
-        found = [captured[name] for name in self.hook_points]
-        c = torch.arange(len(contexts))[None, :, None]
-        for t in torch.from_numpy(tokens_gci).chunk(parts):
-            with torch_threads(self.threads):
-                part = [_masked(x[c.to(x.device), t.to(x.device)]) for x in found]
-            yield part
+        return [captured[name] for name in self.hook_points], tokens_gci
 
 
 def item_digest(item: pa.RecordBatch) -> str:
@@ -82,6 +91,26 @@ def item_digest(item: pa.RecordBatch) -> str:
     for rows in columns_of(item):
         digest.update(rows.data)
     return digest.hexdigest()
+
+
+def _sampled(x: Tensor, tokens_gci: np.ndarray) -> Tensor:
+    """Rows [G, contexts, r // G, width] of activations [contexts, tokens, width]."""
+    t = torch.from_numpy(tokens_gci).to(x.device)
+    return x[torch.arange(t.shape[1], device=x.device)[None, :, None], t]
+
+
+def _sources(found: list[Tensor], tokens_gci: np.ndarray) -> tuple[list[np.ndarray], np.ndarray]:
+    """Rows float32 [n, width] of each hook point on this side of the device, and which of them are a tile's, [G, ...].
+
+    What is float32 in this process's memory already is read where it lies; of the rest only the sampled rows come.
+    """
+    tiles, contexts, _ = tokens_gci.shape
+    if all(x.device.type == "cpu" and x.dtype == torch.float32 and x.is_contiguous() for x in found):
+        tokens = found[0].shape[1]
+        source = tokens_gci + np.arange(contexts)[None, :, None] * tokens
+        return [x.reshape(-1, x.shape[-1]).numpy() for x in found], source.reshape(tiles, -1)
+    rows = [_sampled(x, tokens_gci).reshape(-1, x.shape[-1]).float().cpu().numpy() for x in found]
+    return rows, np.arange(tokens_gci.size).reshape(tiles, -1)
 
 
 def _masked(rows: Tensor) -> np.ndarray:

@@ -65,7 +65,7 @@ class LocalSource:
 
     def _make(self, u: int) -> list[np.ndarray]:
         for item in self.fillings.begin(u):
-            self.fillings.put(item, self.harvester.tiles(item), u)
+            self.harvester.put(item, self.fillings.place_of(item, u))
         return self.fillings.take(u)
 
 

@@ -33,7 +33,7 @@ from monosem.memory import keep_freed_memory
 from monosem.rows.order import plan_order
 from monosem.stages.prepare import prepare_stream
 from monosem.store.store import open_store
-from monosem.stream.harvest import Harvester, StreamText, item_digest
+from monosem.stream.harvest import Harvester, Place, StreamText, item_digest
 from monosem.stream.reader import LocalSource, RowReader
 from monosem.stream.records import columns_of
 from monosem.text.selection import Selection
@@ -134,9 +134,9 @@ class Counting:
         self.harvester, self.order, self.hook_points = harvester, harvester.order, harvester.hook_points
         self.items: list[int] = []
 
-    def tiles(self, item: int):
+    def put(self, item: int, place: Place) -> None:
         self.items.append(item)
-        return self.harvester.tiles(item)
+        self.harvester.put(item, place)
 
 
 def harvester_of(model, hook_point: str, contexts: int = 4096) -> Harvester:

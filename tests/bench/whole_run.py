@@ -30,7 +30,7 @@ from monosem.sae.init import geometric_median, input_scale
 from tests.bench.contenders import autocast
 from tests.bench.timing import say, say_json, versions
 
-L1, LR, TURN, HELD_OUT = 0.6, 5e-4, 20, 16384
+L1, LR, TURN, HELD_OUT = 5.0, 1e-3, 20, 16384
 APRIL = {"error": "sum", "subtract_b_dec": False, "decoder": "free", "init": "transposed", "init_norm": 0.1,
          "l1_weight": "decoder_norm", "l1_coefficient": L1}  # fmt: skip
 

@@ -137,7 +137,7 @@ def test_pieces_that_are_not_neighbours_are_copied():
 def test_a_segment_is_not_given_before_all_of_its_tiles_are_in_place(harvester):
     fillings = Fillings(ORDER)
     for item in fillings.begin(0)[:-1]:
-        fillings.put(item, harvester.tiles(item), 0)
+        harvester.put(item, fillings.place_of(item, 0))
     with pytest.raises(ValueError, match="lacks"):
         fillings.take(0)
 
