@@ -110,4 +110,9 @@ def measure(case: str, store: str) -> dict:
 
 
 def section(cases: list[str], store: str) -> dict[str, dict]:
-    return {case: measure(case, store) for case in cases}
+    found = {}
+    for case in cases:
+        found[case] = measure(case, store)
+        sys.stdout.write(f"  {case}: {found[case]}\n")
+        sys.stdout.flush()
+    return found
