@@ -4,6 +4,7 @@ A transcoder reads two hook points in step: they are pulled together, so that it
 """
 
 import threading
+from contextlib import suppress
 
 import numpy as np
 import ray
@@ -59,9 +60,13 @@ class RaySource:
         return segments
 
     def join(self, u: int) -> None:
-        """Announce that this reader starts at segment u, so that the shards wait for it."""
-        for actor in self.shards.values():
-            actor.join.remote(self.reader, u)
+        """Announce that this reader starts at segment u, so that the shards wait for it.
+
+        Returns when they know: a call that comes later may overtake one that is still on its way.
+        """
+        for call in [actor.join.remote(self.reader, u) for actor in self.shards.values()]:
+            with suppress(ray.exceptions.RayActorError):  # its successor learns of this reader by the first pull
+                ray.get(call)
 
     def leave(self) -> None:
         for actor in self.shards.values():
@@ -79,7 +84,9 @@ class RaySource:
         is asked."""
         while True:
             try:
-                return ray.get(ray.get(call))
+                references = ray.get(call)
+                if references is not None:
+                    return ray.get(references)
             except (ray.exceptions.RayActorError, ray.exceptions.ObjectLostError):
                 self._wait_for_successor(shard, actor)  # a part is lost with the shard that owns it
             actor, call = self._pull(shard, u)

@@ -88,8 +88,10 @@ class BufferShard:
             self.moved.notify_all()
         self._forget()
 
-    async def pull(self, reader: str, segment: int, columns: list[int]) -> list:
+    async def pull(self, reader: str, segment: int, columns: list[int]) -> list | None:
         """References to this shard's part of `segment` at some hook points, or [] if it has no rows of it.
+
+        None if the reader was meanwhile believed to be elsewhere (calls may overtake each other): it asks again.
 
         Asking for a segment acknowledges all before it. A reader that is too far ahead of the slowest one waits
         here: that is the back-pressure.
@@ -100,7 +102,7 @@ class BufferShard:
             for u in window:
                 self._start_part(u)
         references = await self._start_part(segment)
-        return [references[column] for column in columns if references]
+        return None if references is None else [references[column] for column in columns if references]
 
     async def tell_news(self) -> list[str]:
         """What happened since the last call that people should know."""
@@ -150,18 +152,20 @@ class BufferShard:
     # -- making --------------------------------------------------------------------------------
 
     def _start_part(self, u: int) -> asyncio.Task:
-        if u not in self.parts:
+        task = self.parts.get(u)
+        given_up = task is not None and task.done() and not task.exception() and task.result() is None
+        if task is None or given_up:
             self.parts[u] = asyncio.create_task(self._make_part(u))
         return self.parts[u]
 
-    async def _make_part(self, u: int) -> list:
-        """References to this shard's part of segment u, by hook point."""
+    async def _make_part(self, u: int) -> list | None:
+        """References to this shard's part of segment u, by hook point; None if no reader is near it any more."""
         chosen = part_tiles(self.order, u, self.shard, self.shards)
         if not chosen:
             return []
         while missing := self.tiles.missing(chosen):
             if not any(u in window for window in self.flow.windows().values()):
-                return []  # whoever wanted it has gone
+                return None
             await asyncio.gather(*(self._fetch(item) for item in missing))
         rows = self.tiles.take(chosen)
         parts = await asyncio.to_thread(mix_part, self.order, u, chosen, rows)
