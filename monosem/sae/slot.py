@@ -93,7 +93,7 @@ def way_of(sae: Sae, head: Head, product: Product, xc_BD: Tensor, manner: Manner
     if entries is None:
         return DenseWay(sae, product, manner.precision)
     head.view, head.xc_BD = entries, xc_BD
-    return SparseWay(sae, entries, manner.precision)
+    return SparseWay(sae, entries, product, manner.precision)
 
 
 def slot_gradients(

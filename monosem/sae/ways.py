@@ -61,8 +61,9 @@ class DenseWay:
 class SparseWay:
     """Sums over the active entries. With "bf16" the rows that are gathered are rounded; values and sums are not."""
 
-    def __init__(self, sae: Sae, entries: Entries, precision: str):
-        self.sae, self.view, self.kernels, self.precision = sae, entries, entries.kernels, precision
+    def __init__(self, sae: Sae, entries: Entries, product: Product, precision: str):
+        self.sae, self.view, self.kernels = sae, entries, entries.kernels
+        self.product, self.precision = product, precision
 
     def pre(self) -> Tensor:
         return self.view.pre_n
@@ -80,5 +81,6 @@ class SparseWay:
 
     def W_enc(self, p_n: Tensor, xc_BD: Tensor, base_F: Tensor | None) -> Tensor:
         out = xc_BD.new_empty(self.view.features, xc_BD.shape[1])
-        self.kernels.outer(self.view, p_n, rounded(xc_BD, self.precision), out, 0, len(out))
+        seen_BD = rounded(xc_BD, self.precision) if self.product.x_BD is None else self.product.x_BD
+        self.kernels.outer(self.view, p_n, seen_BD, out, 0, len(out))
         return out if base_F is None else out.addr_(base_F, xc_BD.sum(dim=0))

@@ -35,7 +35,10 @@ WARM = {"lr": 2e-3, "sparsity_warmup": 0.05}
 TOP_K = {"k": 12, "init": "transposed", "decoder": "free", "init_norm": 0.5, "aux_coefficient": 1.0}
 
 OURS: dict[str, tuple[dict, dict]] = {
-    "relu (2023)": ({"init": "kaiming", "l1_coefficient": 0.0025}, {"lr": 4e-3, "sparsity_warmup": 0.5}),
+    "relu (2023)": (
+        {"init": "kaiming", "l1_coefficient": 0.0025},
+        {"lr": 4e-3, "sparsity_warmup": 0.5, "resample_steps": [400, 800], "resample_window": 200},
+    ),
     "relu (april 2024)": (SINCE_2024 | {"l1_weight": "decoder_norm", "l1_coefficient": 0.5}, WARM),
     "gated": (
         SINCE_2024 | {"variant": "gated", "gate_decoder": "shared", "l1_weight": "decoder_norm", "l1_coefficient": 0.5},
@@ -47,11 +50,11 @@ OURS: dict[str, tuple[dict, dict]] = {
     "jumprelu (tanh)": (
         SINCE_2024
         | {"variant": "jumprelu", "sparsity": "tanh", "l1_coefficient": 0.06, "bandwidth": 0.5, "threshold_init": 0.1},
-        WARM,
+        WARM | {"clip_norm": 1.0},
     ),
     "topk": (TOP_K | {"variant": "topk"}, {"lr": 2e-3}),
     "batch_topk": (TOP_K | {"variant": "batch_topk"}, {"lr": 2e-3}),
-    "matryoshka": (TOP_K | {"variant": "matryoshka", "prefixes": (0.5, 1.0)}, {"lr": 2e-3}),
+    "matryoshka": (TOP_K | {"variant": "matryoshka", "prefixes": (0.5, 1.0)}, {"lr": 2.5e-3}),
 }  # fmt: skip
 """By kind: values of SaeConfig and of TrainConfig."""
 
@@ -75,7 +78,7 @@ THEIRS = {
 
 
 def train_ours(kinds: list[str], truth: Truth, seed: int, steps: int) -> dict[str, monosem.Sae]:
-    """All kinds on the same batches."""
+    """All kinds on the same batches; what resamples does so on its last two batches."""
     median = geometric_median(torch.from_numpy(truth.rows(0, INIT_ROWS)))
     learners = {}
     for kind in kinds:
@@ -86,6 +89,9 @@ def train_ours(kinds: list[str], truth: Truth, seed: int, steps: int) -> dict[st
         x = torch.from_numpy(truth.rows(step * BATCH, (step + 1) * BATCH))
         for learner in learners.values():
             learner.step(x)
+            if step + 1 in learner.train.resample_steps:
+                learner.resample(torch.cat([before, x]))
+        before = x
     return {kind: learner.dictionary() for kind, learner in learners.items()}
 
 

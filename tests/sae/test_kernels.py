@@ -39,6 +39,27 @@ def test_entries_are_those_of_plain_torch(B, F, dtype, threads):
         for k in (1, 3, F - 1, F):
             assert_same(cpu.largest(Product(whole_BF=p), bias, k, 1.0), plain.largest(Product(whole_BF=p), bias, k, 1.0))
 
+@pytest.mark.parametrize("F, k", [(131, 7), (700, 20), (4096, 3)])
+def test_entries_of_any_bits(F, k):
+    """Every exponent, zeros of both signs, infinities, ties: a bound is compared in another form than it is given in."""
+    torch.manual_seed(0)
+    bits = torch.randint(-(2**15), 2**15, (70, F), dtype=torch.int16)
+    p = bits.view(torch.bfloat16).nan_to_num(0.0)
+    p[:5] = torch.tensor([0.0, -0.0, 1.0, torch.inf, -torch.inf], dtype=torch.bfloat16)[:, None]
+    p[5:30] = torch.randn(25, F).bfloat16()
+    scale = 10.0 ** torch.randint(-40, 30, (F,)).float()
+    for product in (p, p.float()):
+        for bias in (torch.zeros(F), torch.randn(F) * scale, torch.full((F,), -1.0)):
+            for bound in (torch.zeros(1), torch.randn(F) * scale, -bias):
+                assert_same(
+                    cpu.above(Product(whole_BF=product), bias, bound, 1.0),
+                    plain.above(Product(whole_BF=product), bias, bound, 1.0),
+                )
+            assert_same(
+                cpu.largest(Product(whole_BF=product), bias, k, 1.0),
+                plain.largest(Product(whole_BF=product), bias, k, 1.0),
+            )
+
 
 @pytest.mark.parametrize("kernels", [cpu, plain])
 def test_at_most_that_share_of_a_group(kernels):

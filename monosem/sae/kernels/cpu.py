@@ -19,8 +19,10 @@ from monosem.sae.kernels.entries import Decoded, Entries
 from monosem.sae.kernels.plain import GROUP, capacity
 from monosem.sae.products import Product
 
-TOGETHER = 64
-"""Rows or features that a thread takes at a time: few enough to share evenly, enough for a call to cost nothing."""
+TOGETHER = (64, 256)
+"""Least and most rows or features that a thread takes at a time: enough for a call to cost nothing, few enough for
+threads to get at least EVEN turns each, so that none waits long for another."""
+EVEN = 8
 MIN_CLASSES = 256
 """See `numba_find.largest`: more classes make a tighter bound, and more maxima to rank."""
 SAMPLED = 64
@@ -32,8 +34,9 @@ def _pool(threads: int) -> ThreadPoolExecutor:
     return ThreadPoolExecutor(threads, thread_name_prefix="monosem-kernels")
 
 
-def shared_out(loop: Callable, n: int, *arguments: object, together: int = TOGETHER) -> None:
-    """loop(*arguments, lo, hi) for ranges that make up n, by as many threads as torch uses."""
+def shared_out(loop: Callable, n: int, *arguments: object, together: int | None = None) -> None:
+    """loop(*arguments, lo, hi) for ranges of `together` that make up n, by as many threads as torch uses."""
+    together = together or min(max(TOGETHER[0], n // (EVEN * torch.get_num_threads())), TOGETHER[1])
     threads = min(torch.get_num_threads(), -(-n // together))
     if threads <= 1:
         loop(*arguments, 0, n)
@@ -62,11 +65,14 @@ def _above(product: Product, bias: np.ndarray, bound: np.ndarray, most: int) -> 
     B, groups = product.shape[0], -(-product.shape[0] // GROUP)
     features = np.empty((groups, most + find.FLAGS), np.int32)
     pres = np.empty((groups, most + find.FLAGS), bias.dtype)
-    counts, overfull = np.zeros(B, np.int64), np.zeros(1, np.bool_)
+    counts, overfull, least = np.zeros(B, np.int64), np.zeros(1, np.bool_), None
     for row, tile in product.tiles(GROUP):
         group, n = row // GROUP, -(-len(tile) // GROUP)
+        if least is None:
+            least = np.empty(len(bias), _ordered(tile))
+            find.below(_bits(tile), bias, bound, least)
         found = (counts[row:], features[group:], pres[group:], overfull)
-        shared_out(find.above, n, _bits(tile), bias, bound, GROUP, most, *found, together=1)
+        shared_out(find.above, n, _bits(tile), bias, bound, least, GROUP, most, *found, together=1)
         if overfull[0]:
             return None, None, None
     return counts, pres, features
@@ -81,7 +87,7 @@ def largest(product: Product, bias_F: Tensor, k: int, share: float) -> Entries |
     classes = min(F, max(MIN_CLASSES, 4 * k))
     for row, tile in product.tiles(GROUP):
         found = (features[row:], pres[row:], counts[row:])
-        shared_out(find.largest, len(tile), _bits(tile), bias, k, classes, *found)
+        shared_out(find.largest, len(tile), _bits(tile), bias, np.empty(0, _ordered(tile)), k, classes, *found)
     return _packed(F, counts, 1, features, pres)
 
 
@@ -136,11 +142,8 @@ def decode(
 
 
 def outer(at: Entries, v_n: Tensor, rows_BO: Tensor, out_FO: Tensor, first: int, last: int) -> None:
-    order = at.order_n.numpy()
-    shared_out(
-        loops.outer, last - first, at.start_F[first:].numpy(), at.row_n.numpy()[order], v_n.numpy()[order],
-        _bits(rows_BO), out_FO[first:].numpy(),
-    )  # fmt: skip
+    lists = (t.numpy() for t in (at.start_F[first:], at.order_n, at.row_n, v_n))
+    shared_out(loops.outer, last - first, *lists, _bits(rows_BO), out_FO[first:].numpy())
 
 
 def sum_F(at: Entries, v_n: Tensor) -> Tensor:
@@ -187,6 +190,11 @@ def _histogram_of_group(product, bias, parts, lo, hi) -> None:
 def _bits(t: Tensor) -> np.ndarray:
     """A tensor for numpy, which has no bfloat16: its bits."""
     return (t.view(torch.uint16) if t.dtype == torch.bfloat16 else t).numpy()
+
+
+def _ordered(t: Tensor) -> np.dtype:
+    """What `numba_find.ordered` makes of a tensor's numbers."""
+    return np.dtype(np.int16) if t.dtype == torch.bfloat16 else t.numpy().dtype
 
 
 def _packed(F: int, counts: np.ndarray, group_rows: int, features: np.ndarray, pres: np.ndarray) -> Entries:

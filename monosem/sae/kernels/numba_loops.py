@@ -146,11 +146,19 @@ def _dots(table, at, row, e, stop, out):
 
 
 @ranged
-def outer(start_F, row_of, v_of, rows, out, lo, hi):
-    """Features lo to hi, see `plain.outer`; rows and values come in the order of features."""
+def outer(start_F, order_n, row_n, v_n, rows, out, lo, hi):
+    """Features lo to hi, see `plain.outer`."""
+    most = 0
     for f in range(lo, hi):
+        most = max(most, start_F[f + 1] - start_F[f])
+    at, v = np.empty(most, row_n.dtype), np.empty(most, v_n.dtype)
+    for f in range(lo, hi):
+        first, n = start_F[f], start_F[f + 1] - start_F[f]
+        for i in range(n):
+            e = order_n[first + i]
+            at[i], v[i] = row_n[e], v_n[e]
         out[f] = 0
-        add_rows(rows, row_of, v_of, start_F[f], start_F[f + 1], out[f])
+        add_rows(rows, at, v, 0, n, out[f])
 
 
 @ranged
