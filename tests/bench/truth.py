@@ -35,10 +35,7 @@ WARM = {"lr": 2e-3, "sparsity_warmup": 0.05}
 TOP_K = {"k": 12, "init": "transposed", "decoder": "free", "init_norm": 0.5, "aux_coefficient": 1.0}
 
 OURS: dict[str, tuple[dict, dict]] = {
-    "relu (2023)": (
-        {"init": "kaiming", "l1_coefficient": 0.0025},
-        {"lr": 4e-3, "sparsity_warmup": 0.5, "resample_steps": [400, 800], "resample_window": 200},
-    ),
+    "relu (2023)": ({"init": "kaiming", "l1_coefficient": 0.0025}, {"lr": 4e-3, "sparsity_warmup": 0.5}),
     "relu (april 2024)": (SINCE_2024 | {"l1_weight": "decoder_norm", "l1_coefficient": 0.5}, WARM),
     "gated": (
         SINCE_2024 | {"variant": "gated", "gate_decoder": "shared", "l1_weight": "decoder_norm", "l1_coefficient": 0.5},
@@ -78,7 +75,7 @@ THEIRS = {
 
 
 def train_ours(kinds: list[str], truth: Truth, seed: int, steps: int) -> dict[str, monosem.Sae]:
-    """All kinds on the same batches; what resamples does so on its last two batches."""
+    """All kinds on the same batches."""
     median = geometric_median(torch.from_numpy(truth.rows(0, INIT_ROWS)))
     learners = {}
     for kind in kinds:
@@ -89,9 +86,6 @@ def train_ours(kinds: list[str], truth: Truth, seed: int, steps: int) -> dict[st
         x = torch.from_numpy(truth.rows(step * BATCH, (step + 1) * BATCH))
         for learner in learners.values():
             learner.step(x)
-            if step + 1 in learner.train.resample_steps:
-                learner.resample(torch.cat([before, x]))
-        before = x
     return {kind: learner.dictionary() for kind, learner in learners.items()}
 
 
