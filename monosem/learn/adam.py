@@ -7,7 +7,7 @@ transpose: the sums of a feature's gradient, and its step, then touch one stretc
 from torch import Tensor
 
 from monosem.config.job import TrainConfig
-from monosem.sae.kernels import Outer, kernels_for
+from monosem.sae.kernels import kernels_for
 from monosem.sae.model import Sae
 
 MOMENTS = ("exp_avg", "exp_avg_sq")
@@ -26,17 +26,15 @@ class Adam:
         self.sae, self.train = sae, train
         self.moments = {name: {key: _zeros(t) for key in MOMENTS} for name, t in sae.tensors().items()}
 
-    def step(self, gradients: dict[str, Tensor | Outer], step: int, lr: float, unit: bool) -> None:
+    def step(self, gradients: dict[str, Tensor], step: int, lr: float, unit: bool) -> None:
         """Step `step`, counted from 1. unit: the decoder's rows have unit norm and keep it."""
         kernels, train = kernels_for(self.sae.W_dec.device), self.train
         for name, t in self.sae.tensors().items():
-            g = gradients[name]
-            param, *moments = (_rows(name, each) for each in (t, *(self.moments[name][key] for key in MOMENTS)))
-            numbers = (step, lr, train.beta1, train.beta2, train.eps, unit and name == "W_dec")
-            if isinstance(g, Outer):
-                kernels.outer_adam(g.at, g.v_n, g.rows_BO, param, *moments, *numbers)
-            else:
-                kernels.adam(param, _rows(name, g), *moments, *numbers)
+            tensors = (t, gradients[name], *(self.moments[name][key] for key in MOMENTS))
+            kernels.adam(
+                *(_rows(name, each) for each in tensors), step, lr, train.beta1, train.beta2, train.eps,
+                unit and name == "W_dec",
+            )  # fmt: skip
 
 
 def _zeros(t: Tensor) -> Tensor:

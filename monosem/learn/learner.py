@@ -16,7 +16,7 @@ from monosem.learn.schedules import lr_at, now_at
 from monosem.sae.config import SaeConfig
 from monosem.sae.gradients import batch_gradients
 from monosem.sae.init import init_sae
-from monosem.sae.kernels import Outer, kernels_for
+from monosem.sae.kernels import kernels_for
 from monosem.sae.model import Sae
 from monosem.sae.resample import FEATURE_AXIS, resample
 from monosem.sae.slot import Manner
@@ -76,7 +76,7 @@ class Learner:
         masked_B = self._masked(x, y)
         now = now_at(self.steps_done, self.config, self.train)
         result = batch_gradients(self.sae, x, self.slots, self.manner, masked_B, y, now, self._aux_features())
-        self._update(result.gradients if self.train.clip_norm else result.parts)
+        self._update(result.gradients)
         self._follow_threshold(result.least)
         self.steps_done += 1
         self.last_fired_F.masked_fill_(result.fired_F, self.steps_done)
@@ -177,7 +177,7 @@ class Learner:
         if math.isfinite(value):
             self.threshold += (value - self.threshold) / min(self.steps_done + 1, THRESHOLD_STEPS)
 
-    def _update(self, gradients: dict[str, Tensor | Outer]) -> None:
+    def _update(self, gradients: dict[str, Tensor]) -> None:
         """Adam on all parameters. Decoder rows of unit norm stay so and move only at right angles to themselves."""
         unit = self.config.decoder == "unit"
         if self.train.clip_norm:

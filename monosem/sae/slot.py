@@ -21,7 +21,6 @@ from torch import Tensor
 
 from monosem.sae.auxk import Aux, aux_k
 from monosem.sae.heads import Back, Head, Now, head_of
-from monosem.sae.kernels import Outer, made
 from monosem.sae.model import Sae
 from monosem.sae.products import Product, encoder_product
 from monosem.sae.ways import DenseWay, SparseWay
@@ -31,13 +30,12 @@ from monosem.sae.ways import DenseWay, SparseWay
 class SlotResult:
     """Sums over one slot: gradients by parameter name, which features were active, and terms of the loss.
 
-    parts    gradients, of which those that are sums over entries alone may not be made yet
     loss     this slot's part of the whole loss
     l1       sum of activations
     least    the smallest activation that is not zero; infinity if there is none
     """
 
-    parts: dict[str, Tensor | Outer]
+    gradients: dict[str, Tensor]
     fired_F: Tensor
     squared_error: Tensor
     l1: Tensor
@@ -45,13 +43,9 @@ class SlotResult:
     loss: Tensor
     least: Tensor
 
-    @property
-    def gradients(self) -> dict[str, Tensor]:
-        return {name: made(g) for name, g in self.parts.items()}
-
     def __add__(self, other: "SlotResult") -> "SlotResult":
         return SlotResult(
-            {name: made(g) + made(other.parts[name]) for name, g in self.parts.items()},
+            {name: g + other.gradients[name] for name, g in self.gradients.items()},
             self.fired_F | other.fired_F,
             self.squared_error + other.squared_error,
             self.l1 + other.l1,
@@ -140,7 +134,7 @@ def slot_gradients(
     found = {"W_dec": way.W_dec(f, decoded.g_PBO), "W_enc": way.W_enc(back.p, xc_BD, back.base_F)}
     g_BO = decoded.g_PBO[0]  # of x_hat by all features: the first prefix is in every longer one
     if second is not None and config.gate_decoder == "shared":
-        found["W_dec"] = made(found["W_dec"]).add_(made(way.W_dec(head.gate, second.g_PBO)))
+        found["W_dec"] += way.W_dec(head.gate, second.g_PBO)
         g_BO = g_BO + second.g_PBO[0]
     return SlotResult(
         _gradients(sae, slot, xc_BD, found, g_BO, back, dead_F, aux),
@@ -154,27 +148,24 @@ def slot_gradients(
 
 
 def _gradients(
-    sae: Sae, slot: Slot, xc_BD: Tensor, found: dict[str, Tensor | Outer], g_BO: Tensor, back: Back,
+    sae: Sae, slot: Slot, xc_BD: Tensor, found: dict[str, Tensor], g_BO: Tensor, back: Back,
     dead_F: Tensor | None, aux: Aux | None,
-) -> dict[str, Tensor | Outer]:  # fmt: skip
+) -> dict[str, Tensor]:  # fmt: skip
     """By parameter, in the order of the config. The encoder's comes as its transpose, a view of which is returned.
 
     g_BO    gradient by what the decoder puts out
     """
     W_dec, W_enc_FD = found["W_dec"], found["W_enc"]
-    if back.norm_F is not None or aux is not None:
-        W_dec = made(W_dec)
     if back.norm_F is not None:
         W_dec.addcmul_((back.norm_F / sae.W_dec.norm(dim=1))[:, None], sae.W_dec)
     if aux is not None:
-        W_enc_FD = made(W_enc_FD)
         W_dec[dead_F] += aux.W_dec
         W_enc_FD[dead_F] += aux.pre.T @ xc_BD
         back.own["b_enc"][dead_F] += aux.pre.sum(dim=0)
     b_dec = g_BO.sum(dim=0)
     if sae.config.subtract_b_dec:  # + from x_hat, - through the encoder; in x_hat - x itself it is not
         b_dec = b_dec - sae.W_enc @ (back.own["b_enc"] if back.sum_F is None else back.sum_F)
-    found |= {"W_dec": W_dec, "W_enc": W_enc_FD.T, "b_dec": b_dec} | back.own
+    found |= {"W_enc": W_enc_FD.T, "b_dec": b_dec} | back.own
     if sae.config.skip:
         found["W_skip"] = g_BO.T @ slot.x_BD
     return {name: found[name] for name in sae.config.shapes}

@@ -11,7 +11,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-from monosem.sae.kernels import EVERYWHERE, Decoded, Entries, Outer
+from monosem.sae.kernels import EVERYWHERE, Decoded, Entries
 from monosem.sae.model import Sae
 from monosem.sae.products import Product, matmul, rounded
 
@@ -72,16 +72,15 @@ class SparseWay:
         table = rounded(self.sae.W_dec, self.precision)
         return self.kernels.decode(self.view, f_n, table, yc_BO, self.sae.config.ends, weight, keep_r)
 
-    def W_dec(self, f_n: Tensor, g_PBO: Tensor) -> Tensor | Outer:
-        ends = self.sae.config.ends
-        if len(ends) == 1:
-            return Outer(self.view, f_n, rounded(g_PBO[0], self.precision))
+    def W_dec(self, f_n: Tensor, g_PBO: Tensor) -> Tensor:
         out = torch.empty_like(self.sae.W_dec)
+        ends = self.sae.config.ends
         for g, lo, hi in zip(g_PBO, (0, *ends[:-1]), ends, strict=True):
             self.kernels.outer(self.view, f_n, rounded(g, self.precision), out, lo, hi)
         return out
 
-    def W_enc(self, p_n: Tensor, xc_BD: Tensor, base_F: Tensor | None) -> Tensor | Outer:
+    def W_enc(self, p_n: Tensor, xc_BD: Tensor, base_F: Tensor | None) -> Tensor:
+        out = xc_BD.new_empty(self.view.features, xc_BD.shape[1])
         seen_BD = rounded(xc_BD, self.precision) if self.product.x_BD is None else self.product.x_BD
-        out = Outer(self.view, p_n, seen_BD)
-        return out if base_F is None else out.made().addr_(base_F, xc_BD.sum(dim=0))
+        self.kernels.outer(self.view, p_n, seen_BD, out, 0, len(out))
+        return out if base_F is None else out.addr_(base_F, xc_BD.sum(dim=0))

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from monosem.sae.kernels import Entries, Outer, cpu, plain
+from monosem.sae.kernels import Entries, cpu, plain
 from monosem.sae.products import Product
 from monosem.threads import torch_threads
 
@@ -166,27 +166,3 @@ def close(one: torch.Tensor, other: torch.Tensor, tolerance: float | None = None
     tolerance = tolerance or (1e-12 if one.dtype == torch.float64 else 1e-5)
     assert one.shape == other.shape
     assert float((one - other).norm()) <= tolerance * float(other.norm()) + 1e-30
-
-
-@pytest.mark.parametrize("dtype", (*FLOATS, torch.bfloat16))
-@pytest.mark.parametrize("unit", [False, True])
-def test_a_step_from_entries_is_one_from_the_gradient_they_make(dtype, unit):
-    """To the digit, so that nobody can tell which of the two a learner took."""
-    p, bias = product(200, 70, dtype)
-    wide = 515
-    at = cpu.above(Product(whole_BF=p), bias, torch.zeros(1, dtype=bias.dtype), 1.0)
-    assert int((at.start_F.diff() == 0).sum()) > 0, "a feature without entries moves by its moments"
-    torch.manual_seed(3)
-    v, rows = torch.randn(len(at.pre_n)).to(bias.dtype), torch.randn(200, wide).to(dtype)
-    ours = torch.nn.functional.normalize(torch.randn(70, wide).to(bias.dtype), dim=1)
-    by_gradient, plainly = ours.clone(), ours.clone()
-    m, v1, m2, v2, m3, v3 = (torch.zeros_like(ours) for _ in range(6))
-    for step in range(1, 4):
-        numbers = (step, 0.01, 0.8, 0.95, 1e-6, unit)
-        cpu.outer_adam(at, v, rows, ours, m, v1, *numbers)
-        cpu.adam(by_gradient, Outer(at, v, rows).made(), m2, v2, *numbers)
-        plain.outer_adam(at, v, rows, plainly, m3, v3, *numbers)
-        v = -v.flip(0)
-    for one, other in ((ours, by_gradient), (m, m2), (v1, v2)):
-        assert torch.equal(one, other)
-    close(ours, plainly)

@@ -15,7 +15,7 @@ if DEVICE == "cpu":
 pytest.importorskip("triton", reason="triton is not installed: it comes with CUDA builds of torch")
 
 from monosem.sae.kernels import gpu, plain  # noqa: E402
-from monosem.sae.kernels.entries import Entries, Outer  # noqa: E402
+from monosem.sae.kernels.entries import Entries  # noqa: E402
 from monosem.sae.products import Product  # noqa: E402
 
 LISTS = ("start_B", "feature_n", "row_n", "start_F", "order_n")
@@ -285,16 +285,6 @@ def test_adam_is_torchs(unit, layout):
     assert torch.equal(ours, follow_adam(start / start.norm(dim=1, keepdim=True), unit, layout)[0])
     if unit:
         assert torch.allclose(ours.norm(dim=1), torch.ones(9, device=DEVICE), atol=1e-6)
-
-
-def test_a_step_from_entries_is_one_from_the_gradient_they_make():
-    c = case("sparse")
-    at = gpu.above(Product(whole_BF=c.product_BF), c.bias_F, c.bound_F, 1.0)
-    v_n, rows, numbers_of_step = at.pre_n, numbers(6, 20), (1, 0.03, 0.9, 0.99, 1e-8, False)
-    ours, theirs = ([numbers(150, 20), torch.zeros(150, 20, device=DEVICE), torch.zeros(150, 20, device=DEVICE)] for _ in range(2))
-    gpu.outer_adam(at, v_n, rows, *ours, *numbers_of_step)
-    gpu.adam(theirs[0], Outer(at, v_n, rows).made(), *theirs[1:], *numbers_of_step)
-    assert all(torch.equal(one, other) for one, other in zip(ours, theirs, strict=True))
 
 
 def test_adam_of_a_vector():

@@ -4,9 +4,9 @@ from types import ModuleType
 
 import torch
 
-from monosem.sae.kernels.entries import EVERYWHERE, Decoded, Entries, Outer, made
+from monosem.sae.kernels.entries import EVERYWHERE, Decoded, Entries
 
-__all__ = ["EVERYWHERE", "Decoded", "Entries", "Outer", "kernels_for", "made"]
+__all__ = ["EVERYWHERE", "Decoded", "Entries", "kernels_for"]
 
 
 def kernels_for(device: torch.device) -> ModuleType:

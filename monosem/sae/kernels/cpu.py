@@ -142,12 +142,8 @@ def decode(
 
 
 def outer(at: Entries, v_n: Tensor, rows_BO: Tensor, out_FO: Tensor, first: int, last: int) -> None:
-    lists = _by_feature(at, v_n, first)
+    lists = (t.numpy() for t in (at.start_F[first:], at.order_n, at.row_n, v_n))
     shared_out(loops.outer, last - first, *lists, _bits(rows_BO), out_FO[first:].numpy())
-
-
-def _by_feature(at: Entries, v_n: Tensor, first: int = 0) -> tuple[np.ndarray, ...]:
-    return tuple(t.numpy() for t in (at.start_F[first:], at.order_n, at.row_n, v_n))
 
 
 def sum_F(at: Entries, v_n: Tensor) -> Tensor:
@@ -180,23 +176,10 @@ def adam(
     param: Tensor, grad: Tensor, m: Tensor, v: Tensor,
     step: int, lr: float, beta1: float, beta2: float, eps: float, unit: bool,
 ) -> None:  # fmt: skip
+    kind = param.numpy().dtype.type
+    numbers = (lr / (1 - beta1**step), 1 - beta1, beta1, 1 - beta2, beta2, (1 - beta2**step) ** 0.5, eps)
     arrays = (t.numpy() for t in (param, grad, m, v))
-    shared_out(loops.adam, len(param), *arrays, *_numbers(param, step, lr, beta1, beta2, eps), unit)
-
-
-def outer_adam(
-    at: Entries, v_n: Tensor, rows_BO: Tensor, param: Tensor, m: Tensor, v: Tensor,
-    step: int, lr: float, beta1: float, beta2: float, eps: float, unit: bool,
-) -> None:  # fmt: skip
-    arrays = (t.numpy() for t in (param, m, v))
-    numbers = _numbers(param, step, lr, beta1, beta2, eps)
-    shared_out(loops.outer_adam, len(param), *_by_feature(at, v_n), _bits(rows_BO), *arrays, *numbers, unit)
-
-
-def _numbers(param: Tensor, step: int, lr: float, beta1: float, beta2: float, eps: float) -> tuple:
-    """What `numba_loops.adam` works with, of the parameter's type."""
-    numbers = (lr / (1 - beta1**step), 1 - beta1, 1 - beta2, beta2, (1 - beta2**step) ** 0.5, eps)
-    return tuple(map(param.numpy().dtype.type, numbers))
+    shared_out(loops.adam, len(param), *arrays, *map(kind, numbers), unit)
 
 
 def _histogram_of_group(product, bias, parts, lo, hi) -> None:

@@ -7,7 +7,7 @@ doing at those entries only. Heads work on either form: they take per-feature ve
 Shape letters: B rows, F features, n entries.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
@@ -84,35 +84,6 @@ class Entries:
 
     def fired_F(self, values: Tensor) -> Tensor:
         return self.kernels.fired_F(self, values)
-
-
-@dataclass
-class Outer:
-    """A gradient not made yet: row f is the sum over f's entries of v * (the entry's row of rows_BO).
-
-    The optimiser uses a row as soon as it is made and keeps none; whoever needs the whole asks `made`.
-
-    transposed  the parameter is [O, F], as the encoder
-    """
-
-    at: Entries
-    v_n: Tensor
-    rows_BO: Tensor
-    transposed: bool = False
-
-    @property
-    def T(self) -> "Outer":
-        return replace(self, transposed=not self.transposed)
-
-    def made(self) -> Tensor:
-        out = self.v_n.new_empty(self.at.features, self.rows_BO.shape[1])
-        self.at.kernels.outer(self.at, self.v_n, self.rows_BO, out, 0, len(out))
-        return out.T if self.transposed else out
-
-
-def made(gradient: Tensor | Outer) -> Tensor:
-    """A gradient as a tensor."""
-    return gradient.made() if isinstance(gradient, Outer) else gradient
 
 
 @dataclass

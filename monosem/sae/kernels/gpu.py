@@ -21,7 +21,7 @@ from monosem.sae.kernels.plain import GROUP, capacity, fired_F, spread
 from monosem.sae.products import Product
 
 __all__ = ["GROUP", "above", "adam", "capacity", "decode", "encode_above", "largest", "largest_values"]
-__all__ += ["fired_F", "outer", "outer_adam", "spread", "sum_B", "sum_F"]
+__all__ += ["fired_F", "outer", "spread", "sum_B", "sum_F"]
 
 BLOCK = 1024
 """Features of a row that a program looks at together. Like the others here a power of two."""
@@ -184,16 +184,6 @@ def adam(
     else:
         size = param.numel()
         _launch(programs.adam_elements, (triton.cdiv(size, BLOCK),), *tensors, size, *numbers, BLOCK=BLOCK)
-
-
-def outer_adam(
-    at: Entries, v_n: Tensor, rows_BO: Tensor, param: Tensor, m: Tensor, v: Tensor,
-    step: int, lr: float, beta1: float, beta2: float, eps: float, unit: bool,
-) -> None:  # fmt: skip
-    """`adam` with the gradient that `outer` makes of all features. [F, O]"""
-    grad = torch.empty_like(param)
-    outer(at, v_n, rows_BO, grad, 0, len(param))
-    adam(param, grad, m, v, step, lr, beta1, beta2, eps, unit)
 
 
 def _launch(program: Callable, grid: tuple[int, ...], *arguments: object, **constants: object) -> None:

@@ -148,28 +148,17 @@ def _dots(table, at, row, e, stop, out):
 @ranged
 def outer(start_F, order_n, row_n, v_n, rows, out, lo, hi):
     """Features lo to hi, see `plain.outer`."""
-    at, v = _room(start_F, row_n, v_n, lo, hi)
-    for f in range(lo, hi):
-        _outer_row(start_F, order_n, row_n, v_n, rows, at, v, f, out[f])
-
-
-@ranged
-def _room(start_F, row_n, v_n, lo, hi):
-    """Room for the rows and values of the entries of any one of features lo to hi."""
     most = 0
     for f in range(lo, hi):
         most = max(most, start_F[f + 1] - start_F[f])
-    return np.empty(most, row_n.dtype), np.empty(most, v_n.dtype)
-
-
-@ranged
-def _outer_row(start_F, order_n, row_n, v_n, rows, at, v, f, out):
-    first, n = start_F[f], start_F[f + 1] - start_F[f]
-    for i in range(n):
-        e = order_n[first + i]
-        at[i], v[i] = row_n[e], v_n[e]
-    out[:] = 0
-    add_rows(rows, at, v, 0, n, out)
+    at, v = np.empty(most, row_n.dtype), np.empty(most, v_n.dtype)
+    for f in range(lo, hi):
+        first, n = start_F[f], start_F[f + 1] - start_F[f]
+        for i in range(n):
+            e = order_n[first + i]
+            at[i], v[i] = row_n[e], v_n[e]
+        out[f] = 0
+        add_rows(rows, at, v, 0, n, out[f])
 
 
 @ranged
@@ -212,41 +201,26 @@ def sum_B(start_B, v_n, out):
 
 
 @ranged
-def adam(param, grad, m, v, rate, back, back2, decay2, root, eps, unit, lo, hi):
+def adam(param, grad, m, v, rate, back, decay, back2, decay2, root, eps, unit, lo, hi):
     """Rows lo to hi, see `plain.adam`. rate = lr / (1 - beta1^t), root = sqrt(1 - beta2^t), back = 1 - beta1."""
+    wide = param.shape[1]
+    zero = param.dtype.type(0)
     for f in range(lo, hi):
-        adam_row(param[f], grad[f], m[f], v[f], rate, back, back2, decay2, root, eps, unit)
-
-
-@ranged
-def outer_adam(
-    start_F, order_n, row_n, v_n, rows, param, m, v, rate, back, back2, decay2, root, eps, unit, lo, hi
-):  # fmt: skip
-    """`outer` and `adam` of features lo to hi; a feature's gradient is used while it is in the cache, and not kept."""
-    at, values = _room(start_F, row_n, v_n, lo, hi)
-    g = np.empty(param.shape[1], param.dtype)
-    for f in range(lo, hi):
-        _outer_row(start_F, order_n, row_n, v_n, rows, at, values, f, g)
-        adam_row(param[f], g, m[f], v[f], rate, back, back2, decay2, root, eps, unit)
-
-
-@ranged
-def adam_row(w, g, first, second, rate, back, back2, decay2, root, eps, unit):
-    zero, wide = w.dtype.type(0), len(w)
-    along = zero
-    if unit:
+        w, g, first, second = param[f], grad[f], m[f], v[f]
+        along = zero
+        if unit:
+            for o in range(wide):
+                along += g[o] * w[o]
+        norm = zero
         for o in range(wide):
-            along += g[o] * w[o]
-    norm = zero
-    for o in range(wide):
-        slope = g[o] - along * w[o]
-        a = first[o] + (slope - first[o]) * back
-        s = second[o] * decay2 + slope * slope * back2
-        first[o], second[o] = a, s
-        moved = w[o] - rate * (a / (np.sqrt(s) / root + eps))
-        w[o] = moved
-        norm += moved * moved
-    if unit:
-        norm = np.sqrt(norm)
-        for o in range(wide):
-            w[o] /= norm
+            slope = g[o] - along * w[o]
+            a = first[o] + (slope - first[o]) * back
+            s = second[o] * decay2 + slope * slope * back2
+            first[o], second[o] = a, s
+            moved = w[o] - rate * (a / (np.sqrt(s) / root + eps))
+            w[o] = moved
+            norm += moved * moved
+        if unit:
+            norm = np.sqrt(norm)
+            for o in range(wide):
+                w[o] /= norm

@@ -6,7 +6,7 @@ Shape letters: B rows, F features, O width of the output, D of the input, n entr
     decode, outer, sum_F, sum_B, fired_F
                                      everything after it, at the entries only
     spread                           what FVU is a share of
-    adam, outer_adam                 the optimiser's step, with decoder rows kept at unit norm
+    adam                             the optimiser's step, with decoder rows kept at unit norm
 """
 
 from collections.abc import Sequence
@@ -127,16 +127,6 @@ def adam(
     param.addcdiv_(m, v.sqrt().div_((1 - beta2**step) ** 0.5).add_(eps), value=-scale)
     if unit:
         param /= param.norm(dim=1, keepdim=True)
-
-
-def outer_adam(
-    at: Entries, v_n: Tensor, rows_BO: Tensor, param: Tensor, m: Tensor, v: Tensor,
-    step: int, lr: float, beta1: float, beta2: float, eps: float, unit: bool,
-) -> None:  # fmt: skip
-    """`adam` with the gradient that `outer` makes of all features, [F, O]."""
-    grad = torch.empty_like(param)
-    outer(at, v_n, rows_BO, grad, 0, len(param))
-    adam(param, grad, m, v, step, lr, beta1, beta2, eps, unit)
 
 
 def _pre(product: Product, bias_F: Tensor) -> Tensor:
