@@ -8,33 +8,53 @@ from torch import Tensor
 
 from monosem.config.job import TrainConfig
 from monosem.sae.kernels import kernels_for
-from monosem.sae.model import Sae
+from monosem.sae.model import FEATURE_AXIS, Sae
+from monosem.sae.part import Part
 
 MOMENTS = ("exp_avg", "exp_avg_sq")
+MATRICES = ("W_dec", "W_enc")
+"""The parameters that a mesh's replicas share out among themselves, by feature."""
 
 
-def hold_by_feature(sae: Sae) -> Sae:
-    """The same SAE, its W_enc [D, F] the transpose of a contiguous tensor."""
+def hold_by_feature(sae: Sae, part: Part | None = None) -> Sae:
+    """The same SAE, its W_enc [D, F] the transpose of a contiguous tensor. part: which features these are."""
     sae.W_enc = sae.W_enc.T.contiguous().T
+    sae.part = part or sae.part
     return sae
 
 
 class Adam:
-    """moments: by parameter, by the names in MOMENTS."""
+    """Moves all vectors, and the matrices' rows of the features `own`.
 
-    def __init__(self, sae: Sae, train: TrainConfig):
-        self.sae, self.train = sae, train
-        self.moments = {name: {key: _zeros(t) for key in MOMENTS} for name, t in sae.tensors().items()}
+    moments: by parameter, by the names in MOMENTS.
+    """
+
+    def __init__(self, sae: Sae, train: TrainConfig, own: tuple[int, int]):
+        self.sae, self.train, self.own = sae, train, own
+        self.moments = {name: {key: _zeros(self._moved(name, t)) for key in MOMENTS} for name, t in sae.tensors().items()}
 
     def step(self, gradients: dict[str, Tensor], step: int, lr: float, unit: bool) -> None:
-        """Step `step`, counted from 1. unit: the decoder's rows have unit norm and keep it."""
+        """Step `step`, counted from 1, with gradients of what is moved. unit: decoder rows have unit norm and keep it."""
         kernels, train = kernels_for(self.sae.W_dec.device), self.train
         for name, t in self.sae.tensors().items():
-            tensors = (t, gradients[name], *(self.moments[name][key] for key in MOMENTS))
+            tensors = (self._moved(name, t), gradients[name], *(self.moments[name][key] for key in MOMENTS))
             kernels.adam(
                 *(_rows(name, each) for each in tensors), step, lr, train.beta1, train.beta2, train.eps,
                 unit and name == "W_dec",
             )  # fmt: skip
+
+    def reset(self, features: Tensor) -> None:
+        """Zero the moments of some features."""
+        lo, hi = self.own
+        for name, moments in self.moments.items():
+            if name in FEATURE_AXIS:
+                own = features[(features >= lo) & (features < hi)] - lo if name in MATRICES else features
+                for moment in moments.values():
+                    moment.index_fill_(FEATURE_AXIS[name], own, 0.0)
+
+    def _moved(self, name: str, t: Tensor) -> Tensor:
+        lo, hi = self.own
+        return t.narrow(FEATURE_AXIS[name], lo, hi - lo) if name in MATRICES else t
 
 
 def _zeros(t: Tensor) -> Tensor:

@@ -5,21 +5,24 @@ and one integer; the learning rate and everything else follow from the step.
 """
 
 import math
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 
 from monosem.config.job import TOP_K, TrainConfig
 from monosem.errors import Diverged
-from monosem.learn.adam import MOMENTS, Adam, hold_by_feature
+from monosem.learn.adam import MATRICES, MOMENTS, Adam, hold_by_feature
+from monosem.learn.mesh import Mesh
 from monosem.learn.schedules import lr_at, now_at
 from monosem.sae.config import SaeConfig
-from monosem.sae.gradients import batch_gradients
-from monosem.sae.init import init_sae
+from monosem.sae.gradients import rows_of, with_statistic
+from monosem.sae.init import init_part
 from monosem.sae.kernels import kernels_for
-from monosem.sae.model import Sae
-from monosem.sae.resample import FEATURE_AXIS, resample
-from monosem.sae.slot import Manner
+from monosem.sae.model import FEATURE_AXIS, Sae
+from monosem.sae.resample import resample
+from monosem.sae.slot import Manner, Step, node_sums
+from monosem.sae.sums import Result, finish
 from monosem.sae.use import for_use
 
 THRESHOLD_STEPS = 1000
@@ -38,12 +41,13 @@ def finite_rows(x: Tensor) -> Tensor:
 
 
 class Learner:
-    """One SAE in training.
+    """One SAE in training, or this rank's part of it: every rank of a mesh takes the same steps on the same batches.
 
     b_dec   where the decoder bias starts, [d_out]; the 2023 recipe wants the data's geometric median
             (`monosem.sae.init.geometric_median`)
     slots   fixed parts that a batch's gradient is summed from
     scale   what rows are multiplied by before anything else (`train.input_scale`); `dictionary()` folds it back
+    mesh    the ranks that train it together
     """
 
     def __init__(
@@ -54,15 +58,20 @@ class Learner:
         b_dec: Tensor | None = None,
         slots: int = 1,
         scale: float = 1.0,
+        mesh: Mesh | None = None,
     ):
         self.config, self.train, self.slots, self.scale = sae, train, slots, scale
+        self.mesh = mesh or Mesh()
+        self.first, self.end = self.mesh.features(sae.d_sae)
         self.manner = Manner(train.precision, train.sparse_share)
         self.device = device
-        self.sae: Sae = hold_by_feature(init_sae(sae, None if b_dec is None else b_dec * scale).to(device))
+        start = init_part(sae, self.first, self.end, None if b_dec is None else b_dec * scale)
+        self.sae: Sae = hold_by_feature(start.to(device), self.mesh.part(sae.d_sae))
         self.steps_done, self.masked_rows = 0, 0
         self.threshold = 0.0  # of batch-wide variants, for use: a running mean of the least activation
-        self.last_fired_F = torch.zeros(sae.d_sae, dtype=torch.int64, device=device)
-        self.adam = Adam(self.sae, train)
+        self.last_fired_F = torch.zeros(self.end - self.first, dtype=torch.int64, device=device)
+        self.own = self.mesh.own(self.end - self.first)  # of the features held here
+        self.adam = Adam(self.sae, train, self.own)
 
     @torch.no_grad()
     def step(self, x: Tensor, y: Tensor | None = None) -> dict[str, Tensor]:
@@ -70,12 +79,11 @@ class Learner:
 
         y   a transcoder's target, [batch, d_out]
 
-        Returns scalars, still on the device: loss, mse, fvu (of this batch), l1, l0.
+        Returns scalars, still on the device: loss, mse, fvu (of this batch), l1, l0; fvu is left to the leading rank.
         """
         x, y = self._taken(x, y)
         masked_B = self._masked(x, y)
-        now = now_at(self.steps_done, self.config, self.train)
-        result = batch_gradients(self.sae, x, self.slots, self.manner, masked_B, y, now, self._aux_features())
+        result = self._gradients(x, y, masked_B)
         self._update(result.gradients)
         self._follow_threshold(result.least)
         self.steps_done += 1
@@ -83,7 +91,7 @@ class Learner:
         B = len(x)
         target = x if y is None else y
         kept = target if masked_B is None else target[~masked_B]
-        total = kernels_for(kept.device).spread(kept)
+        total = kernels_for(kept.device).spread(kept) if self.mesh.leads else torch.nan
         return {
             "loss": result.loss,
             "mse": result.squared_error / (B * self.config.width_out),
@@ -99,46 +107,105 @@ class Learner:
         kept = ~masked_rows(x, y)
         x, y = self._scaled(x[kept]), None if y is None else self._scaled(y[kept])
         chunk = self.train.batch_size // self.slots
-        reborn = resample(self.sae, dead_F, x, self.steps_done, chunk, self.manner, self._reset_moments, y)
+        reborn = resample(self.sae, dead_F, x, self.steps_done, chunk, self.manner, self.adam.reset, y, self.mesh)
         self.last_fired_F[reborn] = self.steps_done
-        return len(reborn)
+        return int(self.sae.part.add(torch.tensor(len(reborn), device=self.device)))
 
     def dead(self, window: int) -> Tensor:
-        """Features that fired in none of the last `window` steps. bool [d_sae]; none before that many steps."""
+        """Features held here that fired in none of the last `window` steps. bool; none before that many steps."""
         return self.last_fired_F <= self.steps_done - window
+
+    def dead_fraction(self, window: int) -> float:
+        """Share of all features that fired in none of the last `window` steps."""
+        return float(self.sae.part.add(self.dead(window).sum())) / self.config.d_sae
+
+    def whole(self) -> Sae:
+        """The SAE with the features of all parts, on CPU: all ranks ask for it together."""
+        part, tensors = self.sae.part, {}
+        if part.count == 1:
+            return self.sae.to("cpu")
+        for name, t in self.sae.tensors().items():
+            if name not in FEATURE_AXIS:
+                tensors[name] = t.cpu()
+                continue
+            rows = t.T if FEATURE_AXIS[name] else t
+            found = torch.cat([each.view(-1, *rows.shape[1:]).cpu() for each in part.every(rows.flatten())])
+            tensors[name] = found.T if FEATURE_AXIS[name] else found
+        return Sae.of(self.config, tensors)
 
     def dictionary(self) -> Sae:
         """The SAE for use on rows as they come: scale and decoder norms folded in, batch-wide variants as jumprelu."""
-        return for_use(self.sae, self.scale, self.threshold)
+        return for_use(self.whole(), self.scale, self.threshold)
 
     def check_finite(self) -> None:
-        """Raise Diverged if a parameter is NaN or infinite."""
-        for name, t in self.sae.tensors().items():
-            if not torch.isfinite(t).all():
-                raise Diverged(
-                    f"{name} has values that are not finite after step {self.steps_done}; try a lower train.lr"
-                )
+        """Raise Diverged, on all ranks, if a parameter is NaN or infinite on any."""
+        bad = [name for name, t in self.sae.tensors().items() if not torch.isfinite(t).all()]
+        if self.mesh.any(bool(bad)):
+            raise Diverged(
+                f"{' '.join(bad[:1]) or 'a parameter'} has values that are not finite after step {self.steps_done}; "
+                "try a lower train.lr"
+            )
 
     def state(self) -> dict[str, Tensor]:
-        """Everything a checkpoint needs besides `steps_done`."""
-        tensors = dict(self.sae.tensors()) | {"last_fired": self.last_fired_F}
-        tensors["masked_rows"] = torch.tensor(self.masked_rows)
-        tensors["scale"] = torch.tensor(self.scale, dtype=torch.float64)
-        tensors["use_threshold"] = torch.tensor(self.threshold, dtype=torch.float64)
-        for name in self.sae.tensors():
-            for key in MOMENTS:
-                tensors[f"adam.{name}.{key}"] = self.adam.moments[name][key]
+        """This rank's share of a checkpoint, besides `steps_done`: what belongs to features [held()), and on the
+        leading rank everything that belongs to none."""
+        tensors = {"last_fired": self.last_fired_F[slice(*self._shown)]}
+        for name, t in self.sae.tensors().items():
+            if name in FEATURE_AXIS or self.mesh.leads:
+                tensors[name] = self._cut(name, t)
+                for key in MOMENTS:
+                    moment = self.adam.moments[name][key]
+                    owned = name in MATRICES and self.mesh.tree
+                    tensors[f"adam.{name}.{key}"] = moment if owned else self._cut(name, moment)
+        if self.mesh.leads:
+            tensors["masked_rows"] = torch.tensor(self.masked_rows)
+            tensors["scale"] = torch.tensor(self.scale, dtype=torch.float64)
+            tensors["use_threshold"] = torch.tensor(self.threshold, dtype=torch.float64)
         return tensors
 
+    def held(self) -> tuple[int, int]:
+        """The features of the whole dictionary that `state` is of; an empty range if another rank tells as much."""
+        lo, hi = self._shown
+        return self.first + lo, self.first + hi
+
     def load_state(self, tensors: dict[str, Tensor], steps_done: int) -> None:
+        """Go on from a state of all features from `first` to `end`, whoever wrote it."""
+        lo, hi = self.own
         for name, t in self.sae.tensors().items():
             t.copy_(tensors[name])
             for key in MOMENTS:
-                self.adam.moments[name][key].copy_(tensors[f"adam.{name}.{key}"])
+                moment = tensors[f"adam.{name}.{key}"]
+                if name in MATRICES:
+                    moment = moment.narrow(FEATURE_AXIS[name], lo, hi - lo)
+                self.adam.moments[name][key].copy_(moment)
         self.last_fired_F.copy_(tensors["last_fired"])
         self.masked_rows = int(tensors["masked_rows"])
         self.scale, self.threshold = float(tensors["scale"]), float(tensors["use_threshold"])
         self.steps_done = steps_done
+
+    @property
+    def _shown(self) -> tuple[int, int]:
+        """Those of the features held here that this rank writes to checkpoints: with all-reduce one replica does."""
+        return self.own if self.mesh.tree or self.mesh.seat.replica == 0 else (0, 0)
+
+    def _cut(self, name: str, t: Tensor) -> Tensor:
+        lo, hi = self._shown
+        return t.narrow(FEATURE_AXIS[name], lo, hi - lo) if name in FEATURE_AXIS else t
+
+    def _gradients(self, x: Tensor, y: Tensor | None, masked_B: Tensor | None) -> Result:
+        """Of the whole batch, by the slots of all ranks."""
+        now, mesh = now_at(self.steps_done, self.config, self.train), self.mesh
+        step = Step(self.sae, len(x), self.manner, now, *self._aux_features())
+        nodes = mesh.nodes(self.slots)
+        rows = rows_of(x, y, masked_B, self.slots, nodes)
+        counted = len(x) if masked_B is None else len(x) - int(masked_B.sum())
+        step.now, products = with_statistic(step, rows, self.slots, counted, mesh.gather_slots(self.slots))
+        found = {
+            node: node_sums(step, part, product) for node, part, product in zip(nodes, rows, products, strict=True)
+        }
+        constant = step.constant()
+        sums = mesh.combine(self.slots, found, constant.dead_F)
+        return finish(self.sae, sums, replace(constant, own=self.own))
 
     def _taken(self, x: Tensor, y: Tensor | None) -> tuple[Tensor, Tensor | None]:
         """The batch as the SAE wants it, checked."""
@@ -164,12 +231,12 @@ class Learner:
         self.masked_rows += n
         return masked_B
 
-    def _aux_features(self) -> Tensor | None:
-        """The features that AuxK is for, int64 [n]; None if there are none."""
+    def _aux_features(self) -> tuple[Tensor | None, int]:
+        """The features held here that AuxK is for, int64 [n], and how many there are in all parts."""
         if self.config.variant not in TOP_K or self.config.aux_coefficient == 0:
-            return None
+            return None, 0
         dead = self.dead(-(-self.train.dead_rows // self.train.batch_size)).nonzero().flatten()
-        return dead if len(dead) else None
+        return dead, int(self.sae.part.add(torch.tensor(len(dead), device=dead.device)))
 
     def _follow_threshold(self, least: Tensor) -> None:
         """The mean of the least activations, over all steps at first and the last THRESHOLD_STEPS or so later."""
@@ -182,23 +249,25 @@ class Learner:
         unit = self.config.decoder == "unit"
         if self.train.clip_norm:
             if unit:  # what Adam will take away must not count
-                g, W_dec = gradients["W_dec"], self.sae.W_dec
+                g, W_dec = gradients["W_dec"], self.sae.W_dec[slice(*self.own)]
                 g -= (g * W_dec).sum(dim=1, keepdim=True) * W_dec
-            clip(gradients, self.train.clip_norm)
+            self._clip(gradients)
         self.adam.step(gradients, self.steps_done + 1, lr_at(self.steps_done, self.train), unit)
+        self.mesh.spread(self.sae.W_dec)
+        self.mesh.spread(self.sae.W_enc.T)
         if self.config.variant == "jumprelu":
             self.sae.threshold.clamp_(min=0.0)
 
-    def _reset_moments(self, features: Tensor) -> None:
-        for name in self.sae.tensors():
-            if name in FEATURE_AXIS:
-                for key in MOMENTS:
-                    self.adam.moments[name][key].index_fill_(FEATURE_AXIS[name], features, 0.0)
+    def _clip(self, gradients: dict[str, Tensor]) -> None:
+        """Scale all gradients, in place, so that their norm together is at most `train.clip_norm`.
 
-
-def clip(gradients: dict[str, Tensor], most: float) -> None:
-    """Scale all gradients, in place, so that their norm together is at most `most`."""
-    norm = torch.stack([g.norm() for g in gradients.values()]).norm()
-    factor = (most / (norm + 1e-6)).clamp(max=1.0)
-    for g in gradients.values():
-        g.mul_(factor)
+        Squares are summed by feature first: these sums are the same whoever owns the feature.
+        """
+        squares_F = gradients["W_dec"].square().sum(dim=1) + gradients["W_enc"].T.square().sum(dim=1)
+        others = {name: g.square().sum() for name, g in gradients.items() if name not in MATRICES}
+        by_feature = [square for name, square in others.items() if name in FEATURE_AXIS]
+        square = self.sae.part.add(self.mesh.own_rows(squares_F).sum() + sum(by_feature))
+        norm = (square + sum(s for name, s in others.items() if name not in FEATURE_AXIS)).sqrt()
+        factor = (self.train.clip_norm / (norm + 1e-6)).clamp(max=1.0)
+        for g in gradients.values():
+            g.mul_(factor)

@@ -11,11 +11,12 @@ from contextlib import closing
 from functools import partial
 
 from monosem.config.job import TrainConfig
-from monosem.errors import Interrupted
+from monosem.errors import Diverged, Interrupted
 from monosem.evals.evaluate import Evaluator
 from monosem.learn.feed import Feed
 from monosem.learn.recent import RecentRows, before
 from monosem.learn.run import Run
+from monosem.sae.model import Sae
 from monosem.stream.reader import Rows
 from monosem.threads import torch_threads
 
@@ -39,6 +40,7 @@ class PackLoop:
             name: RecentRows(partial(self.feed.rows, name), train.resample_steps, train.batch_size, train.resample_rows)
             for name in readers
         }
+        self.mesh = runs[0].learner.mesh
         self.manifests: dict[str, dict] = {}
         self.started = time.monotonic()
 
@@ -46,7 +48,7 @@ class PackLoop:
         """Train all runs to the end; raises Interrupted (after a checkpoint) if asked to stop."""
         with torch_threads(self.threads), closing(self.feed):
             while active := self._active():
-                if self.should_stop():
+                if self.mesh.leaders(self.should_stop()):
                     for run in self._active():
                         self._guard(run, run.commit)
                     raise Interrupted(f"stopped at step {min(r.step for r in active)}")
@@ -93,12 +95,24 @@ class PackLoop:
             self._guard(run, run.commit)  # evaluation may be interrupted; training is not done twice
         for run in done:
             if run.error is None:
-                evaluator = self.make_evaluator(run.hook_point, run.target)
-                self._guard(run, lambda run=run, e=evaluator: self.manifests.update({run.name: run.finish(e)}))
+                sae = run.learner.dictionary()  # all ranks together
+                if self.mesh.leads:
+                    self._guard(run, self._finish_one, run, sae)
+
+    def _finish_one(self, run: Run, sae: Sae) -> None:
+        self.manifests[run.name] = run.finish(sae, self.make_evaluator(run.hook_point, run.target))
 
     def _guard(self, run: Run, action: Callable, *args: object) -> None:
-        """Do something for one run; an exception ends that run only."""
+        """Do something for one run; an exception ends that run only.
+
+        Where ranks work together, only what all of them find at the same time does: anything else ends this process,
+        so that the others do not wait for it, and the supervisor starts all of them again.
+        """
         try:
             action(*args)
+        except Diverged as error:
+            run.fail(error)
         except Exception as error:
+            if self.mesh.seat.world > 1 and action != self._finish_one:
+                raise
             run.fail(error)

@@ -13,8 +13,10 @@ from monosem.config.job import TrainConfig
 from monosem.errors import Diverged, StoreError
 from monosem.evals.evaluate import Evaluator
 from monosem.learn.learner import Learner
+from monosem.learn.shares import Share, assembled
+from monosem.sae.model import Sae
 from monosem.store import layout
-from monosem.store.checkpoints import CheckpointLog
+from monosem.store.checkpoints import Checkpoint, CheckpointLog
 from monosem.store.dictionary import write_dictionary
 from monosem.store.plain import pack_json
 from monosem.store.store import Store
@@ -24,6 +26,11 @@ from monosem.track.tracker import Tracker
 def chained(before: str, digest: str) -> str:
     """The digest of all batches up to and with the one of `digest`: equal only for equal rows in equal order."""
     return xxhash.xxh3_128((before + digest).encode()).hexdigest()
+
+
+def _ranged(checkpoint: Checkpoint, d_sae: int) -> list[Share]:
+    """A checkpoint's shares; one that was written whole has all features."""
+    return [(lo, hi or d_sae, tensors) for lo, hi, tensors in checkpoint.shares]
 
 
 def _figures(record: dict) -> dict[str, float]:
@@ -62,6 +69,7 @@ class Run:
         self.ended = 0.0  # when the last step so far did
         # Of this attempt: in its own steps; of its pack: waiting for rows, and from the first rows to the last step.
         self.step_s = self.wait_s = self.train_s = 0.0
+        self.topologies: list[int] = []  # see `_topologies`
         self.rows_digest = ""  # of all rows so far, in order: what was seen, once each
 
     @property
@@ -78,11 +86,14 @@ class Run:
 
     def restore(self) -> bool:
         """Continue from the last checkpoint; False if there is none."""
-        checkpoint = self.checkpoints.last()
-        self._drop_curve_after(checkpoint.step if checkpoint else 0)
+        learner = self.learner
+        checkpoint = self.checkpoints.last((learner.first, learner.end))
+        if self.leads:
+            self._drop_curve_after(checkpoint.step if checkpoint else 0)
         if checkpoint is None:
             return False
-        self.learner.load_state(checkpoint.tensors, checkpoint.step)
+        learner.load_state(assembled(_ranged(checkpoint, learner.config.d_sae), learner.first, learner.end), checkpoint.step)
+        self.topologies = checkpoint.meta.get("feature_shards", [])
         self.started_at = self.committed_at = checkpoint.step
         self.rows_digest = checkpoint.meta["rows_digest"]
         return True
@@ -101,6 +112,8 @@ class Run:
 
     def resample(self, *rows: Tensor) -> None:
         reborn = self.learner.resample(*rows)
+        if not self.leads:
+            return
         self.tracker.log({"resampled": reborn}, self.step)
         self.pending.append({"step": self.step, "resampled": reborn})
 
@@ -108,23 +121,27 @@ class Run:
         """Make the present state the newest checkpoint. Nothing that is not finite is ever committed."""
         if self.committed_at == self.step:
             return
-        self.learner.check_finite()
+        learner, mesh = self.learner, self.learner.mesh
+        learner.check_finite()
         self._put_curve()
-        self.checkpoints.commit(self.step, self.learner.state(), {"rows_digest": self.rows_digest})
+        lo, hi = learner.held()
+        shares = mesh.gather_text(json.dumps(self.checkpoints.put(learner.state(), (lo, hi)) if lo < hi else None))
+        if self.leads:
+            meta = {"rows_digest": self.rows_digest, "feature_shards": self._topologies()}
+            self.checkpoints.record(self.step, [s for s in map(json.loads, shares) if s], meta)
         self.committed_at = self.step
 
-    def finish(self, evaluator: Evaluator) -> dict:
-        """Evaluate, write the dictionary, and let the checkpoints go. Returns the manifest."""
-        self.learner.check_finite()
+    def finish(self, sae: Sae, evaluator: Evaluator) -> dict:
+        """Evaluate the dictionary, write it, and let the checkpoints go. Returns the manifest."""
         self._put_curve()
         self.store.put(f"{self.prefix}/{layout.METRICS}", self._whole_curve())
-        sae = self.learner.dictionary().to("cpu")
         evaluation = evaluator.measure(sae)
         record = self.record | {
             "step": self.step,
             "rows": self.step * self.train.batch_size,
             "rows_digest": self.rows_digest,
             "masked_rows": self.learner.masked_rows,
+            "feature_shards": self._topologies(),
             "metrics": evaluation.metrics,
             "timing": {
                 "rows_per_s": round(self.rows_per_s(), 1),
@@ -150,9 +167,21 @@ class Run:
     def _shuffle_figures(self) -> dict[str, float]:
         return {f"shuffle/{key}": value for key, value in _figures(self.record["shuffle"] or {}).items()}
 
+    @property
+    def leads(self) -> bool:
+        """Whether this rank writes to the store what belongs to the whole run."""
+        return self.learner.mesh.leads
+
+    def _topologies(self) -> list[int]:
+        """Into how many parts the features were cut, one time after the other: bits depend on it."""
+        now = self.learner.mesh.seat.parts
+        return self.topologies if self.topologies[-1:] == [now] else [*self.topologies, now]
+
     def fail(self, error: BaseException) -> None:
         """Note why the run ended. Its checkpoints stay: the next attempt starts from them."""
         self.error = f"{type(error).__name__}: {error}"
+        if not self.leads:
+            return
         with contextlib.suppress(StoreError):  # the store may be what failed; the caller reports self.error
             self.store.put(f"{self.prefix}/{layout.FAILED}", pack_json({"error": self.error, "step": self.step}))
         self.tracker.finish({}, failed=True)
@@ -171,12 +200,14 @@ class Run:
     def _log(self, metrics: dict[str, float]) -> None:
         if not math.isfinite(metrics["loss"]):
             raise Diverged(f"the loss is {metrics['loss']} at step {self.step}; try a lower train.lr")
-        dead = self.learner.dead(self.train.resample_window)
+        dead_fraction = self.learner.dead_fraction(self.train.resample_window)
+        if not self.leads:
+            return
         point = {
             "step": self.step,
             "rows": self.step * self.train.batch_size,
             **metrics,
-            "dead_fraction": float(dead.double().mean()),
+            "dead_fraction": dead_fraction,
             "masked_rows": self.learner.masked_rows,
         }
         self.pending.append(point)

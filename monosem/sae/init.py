@@ -1,5 +1,7 @@
 """Starting points: Kaiming-uniform weights from counter-based random words, and the geometric median."""
 
+from dataclasses import replace
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -23,27 +25,53 @@ def init_sae(config: SaeConfig, b_dec: Tensor | None = None) -> Sae:
     Decoder rows have unit norm, or `init_norm` where the decoder is free. b_enc is zero; `b_dec` [d_out] is where
     the decoder bias starts (the 2023 recipe: the geometric median of the data), zero if not given.
     """
+    return init_part(config, 0, config.d_sae, b_dec)
+
+
+def init_part(config: SaeConfig, first: int, end: int, b_dec: Tensor | None = None) -> Sae:
+    """Features [first, end) of what `init_sae` gives, and no more memory than they take."""
     D, F, out = config.d_in, config.d_sae, config.width_out
-    W_dec = _uniform(config.seed, DECODER, (F, out), bound=F**-0.5)
+    W_dec = _uniform(config.seed, DECODER, (F, out), F**-0.5, slice(first, end), slice(None))
     W_dec /= W_dec.norm(dim=1, keepdim=True)
     if config.decoder == "free":
         W_dec *= config.init_norm
     transposed = config.init == "transposed"
-    W_enc = W_dec.T.contiguous() if transposed else _uniform(config.seed, ENCODER, (D, F), bound=D**-0.5)
+    W_enc = (
+        W_dec.T.contiguous()
+        if transposed
+        else _uniform(config.seed, ENCODER, (D, F), D**-0.5, slice(None), slice(first, end))
+    )
+    part = replace(config, d_sae=end - first)
     start = {"threshold": config.threshold_init, "r_mag": 0.0, "b_mag": 0.0, "W_skip": 0.0, "b_enc": 0.0, "b_dec": 0.0}
-    tensors = {name: torch.full(shape, start[name]) for name, shape in config.shapes.items() if name in start}
+    tensors = {name: torch.full(shape, start[name]) for name, shape in part.shapes.items() if name in start}
     if b_dec is not None:
         tensors["b_dec"] = b_dec.clone().float()
-    return Sae.of(config, tensors | {"W_enc": W_enc, "W_dec": W_dec})
+    return Sae.of(part, tensors | {"W_enc": W_enc, "W_dec": W_dec})
 
 
-def _uniform(seed: int, which: int, shape: tuple[int, int], bound: float) -> Tensor:
-    n = shape[0] * shape[1]
-    out = np.empty(n, dtype=np.float32)
-    for block, lo in enumerate(range(0, n, BLOCK)):
-        hi = min(n, lo + BLOCK)
-        out[lo:hi] = (2 * uniforms(seed, INIT, 2 * block + which, hi - lo) - 1) * bound
-    return torch.from_numpy(out).reshape(shape)
+def _uniform(seed: int, which: int, shape: tuple[int, int], bound: float, rows: slice, columns: slice) -> Tensor:
+    """Some rows and columns of a random matrix, which is drawn BLOCK numbers after BLOCK numbers, row by row."""
+    high, wide = shape
+    first, last, _ = rows.indices(high)
+    lo, hi, _ = columns.indices(wide)
+    out = np.empty((last - first, hi - lo), dtype=np.float32)
+    for block in range(first * wide // BLOCK, -(-last * wide // BLOCK)):
+        begin, stop = max(first * wide, block * BLOCK), min(last * wide, (block + 1) * BLOCK)
+        n = min(high * wide, (block + 1) * BLOCK) - block * BLOCK
+        words = uniforms(seed, INIT, 2 * block + which, n)[begin - block * BLOCK : stop - block * BLOCK]
+        _place(out, (2 * words - 1) * bound, begin - first * wide, wide, lo, hi)
+    return torch.from_numpy(out)
+
+
+def _place(out: np.ndarray, numbers: np.ndarray, begin: int, wide: int, lo: int, hi: int) -> None:
+    """Columns lo to hi of `numbers`, which lie in a matrix of `wide` columns from place `begin` on, into `out`."""
+    if (lo, hi) == (0, wide):
+        out.reshape(-1)[begin : begin + len(numbers)] = numbers
+        return
+    place = np.arange(begin, begin + len(numbers))
+    row, column = place // wide, place % wide
+    inside = (column >= lo) & (column < hi)
+    out[row[inside], column[inside] - lo] = numbers[inside]
 
 
 def geometric_median(x_BD: Tensor, max_iterations: int = 200, tolerance: float = 1e-7) -> Tensor:

@@ -11,13 +11,18 @@
 Shape letters: B rows, D d_in, F d_sae, O d_out. Rows of W_dec are the dictionary's elements, one per feature.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
 
 from monosem.sae.config import SaeConfig
 from monosem.sae.heads import head_of
+from monosem.sae.part import Part
+
+
+FEATURE_AXIS = {"W_dec": 0, "W_enc": 1, "b_enc": 0, "threshold": 0, "r_mag": 0, "b_mag": 0}
+"""Along which axis of a parameter its features lie; parameters that are not here belong to no feature."""
 
 
 @dataclass
@@ -25,6 +30,7 @@ class Sae:
     """A dictionary. W_enc [D, F], b_enc [F], W_dec [F, O], b_dec [O], all of one floating dtype and device.
 
     extra   what some variants have besides: threshold [F], r_mag [F] and b_mag [F], W_skip [O, D]
+    part    which features of a larger dictionary these are, while it is trained in several parts; None: they are all
     """
 
     config: SaeConfig
@@ -33,8 +39,10 @@ class Sae:
     W_dec: Tensor
     b_dec: Tensor
     extra: dict[str, Tensor] = field(default_factory=dict)
+    part: Part | None = None
 
     def __post_init__(self) -> None:
+        self.part = self.part or Part(self.config.d_sae)
         D, F = self.config.d_in, self.config.d_sae
         found = {name: tuple(t.shape) for name, t in self._all().items()}
         for name, shape in self.config.shapes.items():
@@ -49,6 +57,11 @@ class Sae:
         """From the tensors by name."""
         main = {name: tensors[name] for name in ("W_enc", "b_enc", "W_dec", "b_dec")}
         return cls(config, **main, extra={n: tensors[n] for n in config.shapes if n not in main and n in tensors})
+
+    @property
+    def ends(self) -> tuple[int, ...]:
+        """Where each nested prefix of all features ends among those held here."""
+        return self.part.ends(replace(self.config, d_sae=self.part.of).ends, self.config.d_sae)
 
     def encode(self, x: Tensor) -> Tensor:
         """Feature activations [..., F] of rows [..., D]."""

@@ -12,6 +12,7 @@ the L1 term; rows are drawn without replacement.
 """
 
 from collections.abc import Callable
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -19,12 +20,10 @@ from torch import Tensor
 
 from monosem.rows.permute import RESAMPLE, uniforms
 from monosem.sae.gradients import row_losses
-from monosem.sae.model import Sae
+from monosem.sae.model import FEATURE_AXIS, Sae
 from monosem.sae.slot import Manner
 
 NORM_SHARE = 0.2
-FEATURE_AXIS = {"W_dec": 0, "W_enc": 1, "b_enc": 0, "threshold": 0, "r_mag": 0, "b_mag": 0}
-"""Along which axis of a parameter its features lie; parameters that are not here belong to no feature."""
 
 
 def draw_rows(losses: Tensor, n: int, seed: int, step: int) -> Tensor:
@@ -37,6 +36,18 @@ def draw_rows(losses: Tensor, n: int, seed: int, step: int) -> Tensor:
     return torch.from_numpy(order)
 
 
+class Ranks(Protocol):
+    """What replicas of a dictionary share out among themselves: the losses of rows."""
+
+    def shared_out(self, n: int) -> range:
+        """Which of n pieces of work are this rank's."""
+        ...
+
+    def of_replicas(self, mine: Tensor) -> list[Tensor]:
+        """Every replica's tensor, in order."""
+        ...
+
+
 def resample(
     sae: Sae,
     dead_F: Tensor,
@@ -45,36 +56,51 @@ def resample(
     chunk: int,
     manner: Manner,
     reset_moments: Callable[[Tensor], None],
-    y_NO: Tensor | None = None,
+    y_NO: Tensor | None,
+    ranks: Ranks,
 ) -> Tensor:
     """Give dead features (bool [F]) a new life from rows `x_ND`, in place. Returns the features reborn, int64 [n].
 
     `reset_moments(features)` zeroes the optimiser's moments of those features' parameters. If more
     features are dead than there are rows with a loss, the rest stay dead. A transcoder's decoder rows come from
     the targets `y_NO` of the same rows; parameters that only some variants have go back to where they started.
+    Where the features are in several parts, the dead of the first part take the first rows.
     """
-    dead = dead_F.nonzero().flatten()
-    if len(dead) == 0:
+    dead, part = dead_F.nonzero().flatten(), sae.part
+    counts = [int(n) for n in part.every(torch.tensor([len(dead)], device=dead.device))]
+    if sum(counts) == 0:
         return dead
     device, config = sae.W_enc.device, sae.config
-    targets = [None] * -(-len(x_ND) // chunk) if y_NO is None else y_NO.split(chunk)
-    pairs = zip(x_ND.split(chunk), targets, strict=True)
-    losses = torch.cat([row_losses(sae, x.to(device), manner, None if y is None else y.to(device)) for x, y in pairs])
-    rows = draw_rows(losses, len(dead), config.seed, step)
+    rows = draw_rows(_losses(sae, x_ND, y_NO, chunk, manner, ranks), sum(counts), config.seed, step)
+    norms = sae.W_enc.norm(dim=0)
+    alive = norms[~dead_F]
+    living = part.add(torch.stack([alive.sum(), alive.new_tensor(len(alive))]))
+    everyone = part.add(torch.stack([norms.sum(), norms.new_tensor(len(norms))]))
+    mean, of = living if living[1] > 0 else everyone
+    rows = rows[sum(counts[: part.index]) :][: len(dead)]
     reborn = dead[: len(rows)]
     x = x_ND[rows].to(device)
     seen = _unit(x - sae.b_dec if config.subtract_b_dec else x)
-    norms = sae.W_enc.norm(dim=0)
-    alive = norms[~dead_F]
-    scale = NORM_SHARE * (alive if len(alive) else norms).mean()
     sae.W_dec[reborn] = seen if y_NO is None else _unit(y_NO[rows].to(device) - sae.b_dec)
-    sae.W_enc[:, reborn] = (seen * scale).T
+    sae.W_enc[:, reborn] = (seen * (NORM_SHARE * mean / of)).T
     sae.b_enc[reborn] = 0.0
     for name, tensor in sae.extra.items():
         if name in FEATURE_AXIS:
             tensor[reborn] = config.threshold_init if name == "threshold" else 0.0
     reset_moments(reborn)
     return reborn
+
+
+def _losses(sae: Sae, x_ND: Tensor, y_NO: Tensor | None, chunk: int, manner: Manner, ranks: Ranks) -> Tensor:
+    """The loss of every row, by chunks that replicas share out among themselves."""
+    device = sae.W_enc.device
+    xs = x_ND.split(chunk)
+    ys = [None] * len(xs) if y_NO is None else y_NO.split(chunk)
+    found = [
+        row_losses(sae, xs[i].to(device), manner, None if ys[i] is None else ys[i].to(device))
+        for i in ranks.shared_out(len(xs))
+    ]
+    return torch.cat(ranks.of_replicas(torch.cat(found) if found else x_ND.new_empty(0, device=device)))
 
 
 def _unit(rows: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""Loss and gradients of an SAE on one slot of a batch, written out.
+"""Loss and gradients of an SAE on slots of a batch, written out, as sums over their rows.
 
     L = E(x_hat - y) + penalty + AuxK       y: the rows themselves, or a transcoder's target
 
@@ -11,68 +11,28 @@ With nested prefixes (matryoshka) E is the mean over the prefixes' reconstructio
 By hand rather than by autograd: the pre-encoder bias needs no gradient per row (a sum over the batch and
 one vector-matrix product do), which saves a sixth of the arithmetic, and the order of every sum is fixed.
 
-Shape letters: B rows of the slot, D d_in, F d_sae, O d_out.
+Slots that all are sparse are worked on together, so that their sums are added while they are at hand; the bits are
+those of one slot after another.
+
+Shape letters: B rows, D d_in, F d_sae, O d_out.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
 
 from monosem.sae.auxk import Aux, aux_k
 from monosem.sae.heads import Back, Head, Now, head_of
+from monosem.sae.kernels import Entries, kernels_for
+from monosem.sae.kernels.entries import joined
 from monosem.sae.model import Sae
-from monosem.sae.products import Product, encoder_product
+from monosem.sae.products import Product, rounded
+from monosem.sae.sums import Constant, Sums
+from monosem.sae.tree import total, tree_sum
 from monosem.sae.ways import DenseWay, SparseWay
-
-
-@dataclass
-class SlotResult:
-    """Sums over one slot: gradients by parameter name, which features were active, and terms of the loss.
-
-    loss     this slot's part of the whole loss
-    l1       sum of activations
-    least    the smallest activation that is not zero; infinity if there is none
-    """
-
-    gradients: dict[str, Tensor]
-    fired_F: Tensor
-    squared_error: Tensor
-    l1: Tensor
-    active: Tensor
-    loss: Tensor
-    least: Tensor
-
-    def __add__(self, other: "SlotResult") -> "SlotResult":
-        return SlotResult(
-            {name: g + other.gradients[name] for name, g in self.gradients.items()},
-            self.fired_F | other.fired_F,
-            self.squared_error + other.squared_error,
-            self.l1 + other.l1,
-            self.active + other.active,
-            self.loss + other.loss,
-            torch.minimum(self.least, other.least),
-        )
-
-
-@dataclass
-class Slot:
-    """Rows of one slot without the masked ones. y_BO: the target, the same tensor as x_BD unless a transcoder's."""
-
-    x_BD: Tensor
-    y_BO: Tensor
-
-    def centred(self, sae: Sae) -> tuple[Tensor, Tensor]:
-        """What the encoder sees, and what the features must reconstruct: the target without b_dec and skip."""
-        if sae.config.subtract_b_dec:
-            xc_BD = self.x_BD - sae.b_dec
-            return xc_BD, xc_BD
-        yc_BO = self.y_BO - sae.b_dec
-        return self.x_BD, yc_BO - self.x_BD @ sae.W_skip.T if sae.config.skip else yc_BO
-
-    def without(self, masked_B: Tensor) -> "Slot":
-        kept = ~masked_B
-        return Slot(self.x_BD[kept], self.y_BO[kept])
 
 
 @dataclass(frozen=True)
@@ -87,85 +47,171 @@ class Manner:
     sparse_share: float = 0.0
 
 
-def way_of(sae: Sae, head: Head, product: Product, xc_BD: Tensor, manner: Manner) -> DenseWay | SparseWay:
-    """The way for a slot, known to its head."""
-    entries = head.entries(product, manner.sparse_share) if manner.sparse_share > 0 else None
-    if entries is None:
-        return DenseWay(sae, product, manner.precision)
-    head.view, head.xc_BD = entries, xc_BD
-    return SparseWay(sae, entries, product, manner.precision)
+@dataclass
+class SlotRows:
+    """Rows of slots, one after the other, without the masked ones.
 
-
-def slot_gradients(
-    sae: Sae,
-    slot: Slot,
-    batch_size: int,
-    manner: Manner,
-    now: Now | None = None,
-    dead_F: Tensor | None = None,
-    product: Product | None = None,
-) -> SlotResult:
-    """Gradients of the loss of a batch of `batch_size` rows, from those that are in this slot.
-
-    dead_F      int64 [n]: features that AuxK gives a share of what is left over; None or n > 0
-    product     the encoder's, if it is at hand already
+    y_BO   the target, the same tensor as x_BD unless a transcoder's
+    ends   where each slot's rows end
     """
-    config, share = sae.config, 1.0 / batch_size
-    unit = share / config.width_out if config.error == "mean" else share  # what a squared element counts
-    head = head_of(config, sae.tensors(), now)
-    xc_BD, yc_BO = slot.centred(sae)
-    product = product or encoder_product(xc_BD, sae.W_enc, manner.precision)
-    pre_Bn = None if dead_F is None else product.columns(dead_F).to(sae.b_enc.dtype).add_(sae.b_enc[dead_F])
-    way = way_of(sae, head, product, xc_BD, manner)
+
+    x_BD: Tensor
+    y_BO: Tensor
+    ends: tuple[int, ...]
+
+    @property
+    def ranges(self) -> list[tuple[int, int]]:
+        return list(zip((0, *self.ends[:-1]), self.ends, strict=True))
+
+    def centred(self, sae: Sae) -> tuple[Tensor, Tensor]:
+        """What the encoder sees, and what the features must reconstruct: the target without b_dec and skip."""
+        if sae.config.subtract_b_dec:
+            xc_BD = self.x_BD - sae.b_dec
+            return xc_BD, xc_BD
+        yc_BO = self.y_BO - sae.b_dec
+        return self.x_BD, yc_BO - self.x_BD @ sae.W_skip.T if sae.config.skip else yc_BO
+
+    def each(self) -> list["SlotRows"]:
+        """The slots by themselves."""
+        return [SlotRows(self.x_BD[lo:hi], self.y_BO[lo:hi], (hi - lo,)) for lo, hi in self.ranges]
+
+
+@dataclass
+class Step:
+    """What all slots of a batch have in common.
+
+    dead_F   int64 [n]: the features held here that AuxK gives a share of what is left over
+    dead     how many there are in all parts; 0: no AuxK
+    """
+
+    sae: Sae
+    batch_size: int
+    manner: Manner
+    now: Now
+    dead_F: Tensor | None = None
+    dead: int = 0
+
+    @cached_property
+    def W_enc(self) -> Tensor:
+        """The encoder as its product takes it."""
+        return rounded(self.sae.W_enc, self.manner.precision)
+
+    @cached_property
+    def table(self) -> Tensor:
+        """The decoder as sums over entries take it."""
+        return rounded(self.sae.W_dec, self.manner.precision)
+
+    @property
+    def unit(self) -> float:
+        """What a squared element counts."""
+        return 1.0 / self.batch_size / (self.sae.config.width_out if self.sae.config.error == "mean" else 1)
+
+    def head(self) -> Head:
+        head = head_of(self.sae.config, self.sae.tensors(), self.now)
+        head.part = self.sae.part
+        return head
+
+    def products(self, xc_BD: Tensor, ranges: Sequence[tuple[int, int]]) -> list[Product]:
+        """The encoder's product of each slot by itself: its bits may depend on how many rows it has."""
+        x = rounded(xc_BD, self.manner.precision)
+        return [Product(x[lo:hi], self.W_enc) for lo, hi in ranges]
+
+    def seen(self, xc_BD: Tensor, products: Sequence[Product]) -> Tensor:
+        """Rows as the products saw them."""
+        known = products[0].x_BD if len(products) == 1 else None
+        return rounded(xc_BD, self.manner.precision) if known is None else known
+
+    def constant(self) -> Constant:
+        return Constant(self.dead_F if self.dead else None, self.head().base_F(1.0 / self.batch_size))
+
+
+def node_sums(step: Step, rows: SlotRows, products: Sequence[Product] | None = None) -> Sums:
+    """Sums over slots that are a whole subtree. `products`: the encoder's, if they are at hand already."""
+    xc_BD, yc_BO = rows.centred(step.sae)
+    products = products or step.products(xc_BD, rows.ranges)
+    if len(rows.ends) > 1:
+        head = step.head()
+        entries = _entries_of_all(step, head, products)
+        if entries is not None:
+            return _sums(step, head, rows, (xc_BD, yc_BO), entries, products)
+        return tree_sum(
+            [lambda r=r, p=p: node_sums(step, r, [p]) for r, p in zip(rows.each(), products, strict=True)]
+        )
+    head = step.head()
+    entries = head.entries(products[0], step.manner.sparse_share) if step.manner.sparse_share > 0 else None
+    return _sums(step, head, rows, (xc_BD, yc_BO), entries, products)
+
+
+def _entries_of_all(step: Step, head: Head, products: Sequence[Product]) -> Entries | None:
+    """The entries of all slots, if they can be worked on together in every part."""
+    found: list[Entries] = []
+    if step.manner.sparse_share > 0 and head.joins_slots and kernels_for(step.sae.b_enc.device).SLOTS_TOGETHER:
+        for product in products:
+            entries = head.entries(product, step.manner.sparse_share)
+            if entries is None:
+                break
+            found.append(entries)
+    return joined(found) if step.sae.part.agreed(len(found) == len(products)) else None
+
+
+def _sums(
+    step: Step, head: Head, rows: SlotRows, centred: tuple[Tensor, Tensor],
+    entries: Entries | None, products: Sequence[Product],
+) -> Sums:  # fmt: skip
+    """entries: of all the slots; None if there is one, and it is to be dense."""
+    sae, unit, share = step.sae, step.unit, 1.0 / step.batch_size
+    xc_BD, yc_BO = centred
+    pres = [p.columns(step.dead_F).to(sae.b_enc.dtype).add_(sae.b_enc[step.dead_F]) for p in products if step.dead]
+    if entries is None:
+        way = DenseWay(sae, products[0], step.manner.precision)
+    else:
+        head.view, head.xc_BD = entries, xc_BD
+        way = SparseWay(sae, entries, step.table, step.seen(xc_BD, products), step.manner.precision)
+    view = way.view
     f = head.features(way.pre())
-    prefixes = len(config.ends)
-    decoded = way.decode(f, yc_BO, 2.0 * unit / prefixes, keep_r=dead_F is not None)
-    squares_P = decoded.squares_BP.sum(dim=0)
-    loss = squares_P.sum() * (unit / prefixes) + head.penalty_B().sum() * share
+    prefixes = len(sae.ends)
+    decoded = way.decode(f, yc_BO, 2.0 * unit / prefixes, keep_r=step.dead > 0)
+    squares_P = view.sum_rows(decoded.squares_BP)
+    error = squares_P.sum() * (unit / prefixes)
     second = None
     if head.gate is not None:  # a second way through the decoder
         second = way.decode(head.gate, yc_BO, 2.0 * unit)
-        loss, head.gate_back = loss + second.squares_BP.sum() * unit, second.back
+        error, head.gate_back = error + view.sum_rows(second.squares_BP).sum() * unit, second.back
+    penalty = view.sum_rows(head.penalty_B()) * share
     back = head.back(decoded.back, share)
-    aux = None
-    if dead_F is not None:
-        aux = aux_k(config, pre_Bn, sae.W_dec[dead_F], decoded.r_BO, unit, manner.precision)
-        loss = loss + aux.loss
-    found = {"W_dec": way.W_dec(f, decoded.g_PBO), "W_enc": way.W_enc(back.p, xc_BD, back.base_F)}
+    matrices = {"W_dec": way.W_dec(f, decoded.g_PBO), "W_enc": way.W_enc(back.p, xc_BD)}
     g_BO = decoded.g_PBO[0]  # of x_hat by all features: the first prefix is in every longer one
-    if second is not None and config.gate_decoder == "shared":
-        found["W_dec"] += way.W_dec(head.gate, second.g_PBO)
+    if second is not None and sae.config.gate_decoder == "shared":
+        matrices["W_dec"] += way.W_dec(head.gate, second.g_PBO)
         g_BO = g_BO + second.g_PBO[0]
-    return SlotResult(
-        _gradients(sae, slot, xc_BD, found, g_BO, back, dead_F, aux),
-        way.view.fired_F(f),
-        squares_P[-1],
-        f.sum(),
-        torch.count_nonzero(f),
-        loss,
-        head.least(),
+    vectors = _vectors(sae, head, back, view, g_BO, xc_BD, rows)
+    if step.dead:
+        aux = total([_aux(step, p, decoded.r_BO[lo:hi], xc_BD[lo:hi]) for p, (lo, hi) in zip(pres, rows.ranges, strict=True)])
+        matrices |= {"aux.W_dec": aux.W_dec, "aux.W_enc": aux.W_enc}
+        vectors["aux.b_enc"], error = aux.b_enc, error + aux.loss
+    active = torch.count_nonzero(f)
+    return Sums(
+        matrices, vectors, view.fired_F(f), squares_P[-1], view.total(f), active, error, penalty, head.least()
     )
 
 
-def _gradients(
-    sae: Sae, slot: Slot, xc_BD: Tensor, found: dict[str, Tensor], g_BO: Tensor, back: Back,
-    dead_F: Tensor | None, aux: Aux | None,
-) -> dict[str, Tensor]:  # fmt: skip
-    """By parameter, in the order of the config. The encoder's comes as its transpose, a view of which is returned.
-
-    g_BO    gradient by what the decoder puts out
-    """
-    W_dec, W_enc_FD = found["W_dec"], found["W_enc"]
+def _vectors(
+    sae: Sae, head: Head, back: Back, view: object, g_BO: Tensor, xc_BD: Tensor, rows: SlotRows
+) -> dict[str, Tensor]:
+    vectors = dict(back.own) | {"out": view.sum_rows(g_BO)}
     if back.norm_F is not None:
-        W_dec.addcmul_((back.norm_F / sae.W_dec.norm(dim=1))[:, None], sae.W_dec)
-    if aux is not None:
-        W_dec[dead_F] += aux.W_dec
-        W_enc_FD[dead_F] += aux.pre.T @ xc_BD
-        back.own["b_enc"][dead_F] += aux.pre.sum(dim=0)
-    b_dec = g_BO.sum(dim=0)
-    if sae.config.subtract_b_dec:  # + from x_hat, - through the encoder; in x_hat - x itself it is not
-        b_dec = b_dec - sae.W_enc @ (back.own["b_enc"] if back.sum_F is None else back.sum_F)
-    found |= {"W_enc": W_enc_FD.T, "b_dec": b_dec} | back.own
+        vectors["norm"] = back.norm_F
+    if back.sum_F is not None:
+        vectors["p"] = back.sum_F
+    if head.base_F(1.0) is not None:  # matrices have it in their products
+        vectors["x"] = xc_BD.new_zeros(xc_BD.shape[1]) if view.dense else view.sum_rows(xc_BD)
     if sae.config.skip:
-        found["W_skip"] = g_BO.T @ slot.x_BD
-    return {name: found[name] for name in sae.config.shapes}
+        vectors["W_skip"] = total([g_BO[lo:hi].T @ rows.x_BD[lo:hi] for lo, hi in rows.ranges])
+    return vectors
+
+
+def _aux(step: Step, pre_Bn: Tensor, r_BO: Tensor, xc_BD: Tensor) -> Aux:
+    """AuxK's loss and gradients of one slot."""
+    sae = step.sae
+    W_dec_nO = sae.W_dec[step.dead_F]
+    return aux_k(sae.config, sae.part, step.dead, pre_Bn, W_dec_nO, r_BO, xc_BD, step.unit, step.manner.precision)

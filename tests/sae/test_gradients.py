@@ -4,10 +4,11 @@ import pytest
 import torch
 
 from monosem.sae.config import SaeConfig
-from monosem.sae.gradients import batch_gradients, row_losses, tree_sum
+from monosem.sae.gradients import batch_gradients, row_losses
 from monosem.sae.init import init_sae
 from monosem.sae.model import Sae
 from monosem.sae.slot import Manner
+from monosem.sae.tree import tree_sum
 
 
 def example(dtype, rows=24, d_in=16, d_sae=40, l1=0.01) -> tuple[Sae, torch.Tensor]:

@@ -8,6 +8,7 @@ from monosem.sae.heads.gated import Gated
 from monosem.sae.heads.jumprelu import JumpRelu
 from monosem.sae.heads.relu import Relu
 from monosem.sae.heads.topk import BatchTopK, TopK
+from monosem.sae.part import Part
 
 __all__ = ["Back", "Head", "Now", "head_of"]
 
@@ -22,5 +23,7 @@ HEADS: dict[str, type[Head]] = {
 
 
 def head_of(config: SaeConfig, params: dict[str, Tensor], now: Now | None = None) -> Head:
-    """The head of a config's variant for one slot."""
-    return HEADS[config.variant](config, params, now or Now())
+    """The head of a config's variant for some slots, all features in one part."""
+    head = HEADS[config.variant](config, params, now or Now())
+    head.part = Part(config.d_sae)
+    return head

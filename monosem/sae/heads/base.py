@@ -21,6 +21,7 @@ from torch import Tensor
 from monosem.sae.config import SaeConfig
 from monosem.sae.kernels import EVERYWHERE, Entries, kernels_for
 from monosem.sae.kernels.entries import Everywhere
+from monosem.sae.part import Part
 from monosem.sae.products import Product
 
 
@@ -45,30 +46,32 @@ class Back:
     """Gradients by a head: of the encoder's product p = x W_enc, of its own parameters, of the decoder's norms.
 
     sum_F   gradient of p summed over rows, if it is not b_enc's as well
-    base_F  entries only: a gradient that p has everywhere, to which theirs is added
     """
 
     p: Tensor
     own: dict[str, Tensor]
     norm_F: Tensor | None = None
     sum_F: Tensor | None = None
-    base_F: Tensor | None = None
 
 
 class Head:
     """The base: features without a penalty, as TopK and BatchTopK need it.
 
     view      the form of the values
+    part      which features these are
     xc_BD     entries only: the rows that the encoder saw
     """
 
     batch_wide = False
     """Whether features depend on a statistic of the whole batch."""
+    joins_slots = True
+    """Whether everything it sums over rows it sums through its view, so that slots can be worked on together."""
     gate: Tensor | None = None
     """gated: what the decoder must reconstruct from as well; `gate_back` is that error's gradient by it."""
     gate_back: Tensor
     view: Everywhere | Entries = EVERYWHERE
     xc_BD: Tensor
+    part: Part
 
     def __init__(self, config: SaeConfig, params: dict[str, Tensor], now: Now):
         self.config, self.params, self.now = config, params, now
@@ -89,9 +92,13 @@ class Head:
         """What the statistic needs of one slot, from the encoder's product without b_enc."""
         raise NotImplementedError
 
-    def statistic(self, partials: Sequence[Tensor], batch_size: int) -> Tensor:
-        """The statistic of the whole batch, a scalar, from all of its slots in order."""
+    def statistic(self, partials: Sequence[Sequence[Tensor]], batch_size: int) -> Tensor:
+        """The statistic of the whole batch, a scalar, from all of its slots in order, each of every part in order."""
         raise NotImplementedError
+
+    def base_F(self, share: float) -> Tensor | None:
+        """A gradient that the encoder's product has in every row, which entries leave out; None if there is none."""
+        return None
 
     def penalty_B(self) -> Tensor:
         """The penalty of each row, weighted."""

@@ -18,6 +18,7 @@ class Gated(Head):
         super().__init__(config, params, now)
         self.l1 = config.l1_coefficient * now.sparsity
         self.n_F = self._norms() if config.l1_weight == "decoder_norm" else None
+        self.joins_slots = config.gate_decoder == "frozen"  # else two sums over rows are added to each other
 
     def features(self, pre: Tensor) -> Tensor:
         at = self.view.at

@@ -23,6 +23,7 @@ class JumpRelu(Head):
         super().__init__(config, params, now)
         self.tanh = config.sparsity == "tanh"
         self.norms_F = self._norms() if self.tanh else None
+        self.joins_slots = not self.tanh
 
     def bound_F(self) -> Tensor:
         return self.params["threshold"] - self.config.bandwidth / 2
@@ -33,6 +34,9 @@ class JumpRelu(Head):
         self.on = pre > self.theta
         self.f = torch.where(self.on, pre, 0.0)
         return self.f
+
+    def base_F(self, share: float) -> Tensor | None:
+        return -self.config.pre_act_coefficient * share * self.norms_F if self.tanh else None
 
     def penalty_B(self) -> Tensor:
         c = self.config
@@ -56,17 +60,17 @@ class JumpRelu(Head):
         norm_F = view.sum_F(slope * self.f) + q * self._below_F()
         g += slope * self.n
         low = (self.pre < self.theta).to(g.dtype) * (q * self.n)
-        base_F, lows_F = None, None
+        lows_F = None
         if not view.dense:
-            base_F, low = -q * self.norms_F, low - q * self.n
-            lows_F = -base_F * view.rows
+            low = low - q * self.n
+            lows_F = -self.base_F(share) * view.rows
         jump = box * self.theta * g
         theta_F = view.sum_F(low - jump)
         g.masked_fill_(~self.on, 0.0).add_(jump).sub_(low)
         b_enc = view.sum_F(g)
         if lows_F is not None:
             theta_F, b_enc = theta_F + lows_F, b_enc - lows_F
-        return Back(g, {"b_enc": b_enc, "threshold": theta_F}, norm_F, base_F=base_F)
+        return Back(g, {"b_enc": b_enc, "threshold": theta_F}, norm_F)
 
     def _tanh(self) -> Tensor:
         return torch.tanh(self.f * (self.config.tanh_scale * self.n))

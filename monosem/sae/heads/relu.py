@@ -31,8 +31,8 @@ class Relu(Head):
         f = (product.whole().to(self.params["b_enc"].dtype) + self.params["b_enc"]).relu_()
         return torch.stack([f.sum(), f.pow(self.now.power).sum()])
 
-    def statistic(self, partials: Sequence[Tensor], batch_size: int) -> Tensor:
-        plain, powered = torch.stack(list(partials)).sum(dim=0)
+    def statistic(self, partials: Sequence[Sequence[Tensor]], batch_size: int) -> Tensor:
+        plain, powered = torch.stack([sum(parts) for parts in partials]).sum(dim=0)
         return torch.where(powered > 0, plain / powered, torch.ones_like(plain))
 
     def penalty_B(self) -> Tensor:

@@ -9,6 +9,7 @@ from torch import Tensor
 from monosem.sae.heads.base import Head
 from monosem.sae.kernels import Entries
 from monosem.sae.products import Product
+from monosem.sae.select import among_largest
 
 
 class TopK(Head):
@@ -20,9 +21,26 @@ class TopK(Head):
     def features(self, pre: Tensor) -> Tensor:
         if self.view.dense:
             values, at = pre.topk(self._k(pre.shape[1]), dim=1, sorted=False)
-            pre = torch.zeros_like(pre).scatter_(1, at, values.relu_())
+            pre = torch.zeros_like(pre).scatter_(1, at, self._of_all(values))
+        elif self.part.count > 1:
+            pre = self._of_all_entries(pre)
         self.f = pre
         return self.f
+
+    def _of_all(self, values_Bk: Tensor) -> Tensor:
+        """This part's largest values; what is not among the k largest of all parts, or not above zero, is zero."""
+        if self.part.count == 1:
+            return values_Bk.relu_()
+        k = min(self.now.k or self.config.k, self.part.of)
+        return values_Bk.masked_fill(~among_largest(values_Bk, k, self.part), 0.0)
+
+    def _of_all_entries(self, pre_n: Tensor) -> Tensor:
+        """The same of entries."""
+        view = self.view
+        values = pre_n.new_zeros(view.rows, self._k(view.features))
+        place_n = torch.arange(len(pre_n), device=pre_n.device) - view.start_B[view.row_n]
+        values[view.row_n, place_n] = pre_n
+        return self._of_all(values)[view.row_n, place_n]
 
     def _k(self, features: int) -> int:
         return min(self.now.k or self.config.k, features)
@@ -45,9 +63,9 @@ class BatchTopK(Head):
     def partial(self, product: Product, batch_size: int) -> Tensor:
         return self._kernels().largest_values(product, self.params["b_enc"], self._n(batch_size))
 
-    def statistic(self, partials: Sequence[Tensor], batch_size: int) -> Tensor:
+    def statistic(self, partials: Sequence[Sequence[Tensor]], batch_size: int) -> Tensor:
         n = self._n(batch_size)
-        positive = torch.cat(list(partials))
+        positive = torch.cat([values for parts in partials for values in parts])
         if len(positive) < n:
             return positive.new_zeros(())
         return _nth_smallest(positive, len(positive) - n)
@@ -58,7 +76,7 @@ class BatchTopK(Head):
             return pre
         bound = self.now.statistic
         if bound is None:  # used by itself, these rows are the batch
-            bound = self.statistic([pre[pre > 0]], pre.shape[0])
+            bound = self.statistic([[pre[pre > 0]]], pre.shape[0])
         self.f = torch.where((pre >= bound) & (pre > 0), pre, 0.0)
         return self.f
 

@@ -23,6 +23,8 @@ TOGETHER = (64, 256)
 """Least and most rows or features that a thread takes at a time: enough for a call to cost nothing, few enough for
 threads to get at least EVEN turns each, so that none waits long for another."""
 EVEN = 8
+SLOTS_TOGETHER = True
+"""Sums over rows are made slot by slot and added by the tree while they are made: see `Entries.slot_ends`."""
 MIN_CLASSES = 256
 """See `numba_find.largest`: more classes make a tighter bound, and more maxima to rank."""
 SAMPLED = 64
@@ -141,15 +143,36 @@ def decode(
     return Decoded(*found, torch.from_numpy(r) if keep_r else None)
 
 
+def reconstruct(at: Entries, f_n: Tensor, W_dec: Tensor, ends: Sequence[int]) -> Tensor:
+    parts = f_n.new_empty(len(ends), at.rows, W_dec.shape[1])
+    lists = (t.numpy() for t in (at.start_B, at.feature_n, f_n))
+    shared_out(loops.reconstruct, at.rows, *lists, _bits(W_dec), np.array(ends), parts.numpy())
+    return parts
+
+
+def back(at: Entries, W_dec: Tensor, g_PBO: Sequence[Tensor], ends: Sequence[int]) -> Tensor:
+    out = g_PBO[0].new_empty(len(at.feature_n))
+    for which, g in enumerate(g_PBO):
+        lo, hi = (0, *ends)[which], ends[which]
+        lists = (t.numpy() for t in (at.start_B, at.feature_n))
+        shared_out(loops.back, at.rows, *lists, _bits(W_dec), g.numpy(), lo, hi, out.numpy())
+    return out
+
+
 def outer(at: Entries, v_n: Tensor, rows_BO: Tensor, out_FO: Tensor, first: int, last: int) -> None:
     lists = (t.numpy() for t in (at.start_F[first:], at.order_n, at.row_n, v_n))
-    shared_out(loops.outer, last - first, *lists, _bits(rows_BO), out_FO[first:].numpy())
+    shared_out(loops.outer, last - first, *lists, _bits(rows_BO), _ends(at), out_FO[first:].numpy())
 
 
 def sum_F(at: Entries, v_n: Tensor) -> Tensor:
     out = v_n.new_empty(at.features)
-    loops.sum_F(at.start_F.numpy(), at.order_n.numpy(), v_n.numpy(), out.numpy())
+    loops.sum_F(at.start_F.numpy(), at.order_n.numpy(), v_n.numpy(), _ends(at), out.numpy())
     return out
+
+
+def _ends(at: Entries) -> np.ndarray:
+    """Where the entries of each slot end."""
+    return np.array([at.start_B[b] for b in at.slot_ends], np.int64)
 
 
 def fired_F(at: Entries, v_n: Tensor) -> Tensor:
@@ -200,9 +223,13 @@ def _ordered(t: Tensor) -> np.dtype:
 def _packed(F: int, counts: np.ndarray, group_rows: int, features: np.ndarray, pres: np.ndarray) -> Entries:
     start_B = np.concatenate([np.zeros(1, np.int64), counts.cumsum()])
     n = int(start_B[-1])
-    feature_n, row_n, order_n = (np.empty(n, np.int64) for _ in range(3))
-    pre_n, start_F = np.empty(n, pres.dtype), np.zeros(F + 1, np.int64)
+    feature_n, row_n = (np.empty(n, np.int64) for _ in range(2))
+    pre_n = np.empty(n, pres.dtype)
     loops.pack(group_rows, start_B, features, pres, feature_n, row_n, pre_n, 0, len(features))
-    loops.by_feature(feature_n, start_F, order_n)
-    arrays = (start_B, feature_n, row_n, pre_n, start_F, order_n)
-    return Entries(*map(torch.from_numpy, arrays), kernels=sys.modules[__name__])
+    return Entries(*map(torch.from_numpy, (start_B, feature_n, row_n, pre_n)), F, sys.modules[__name__])
+
+
+def by_feature(feature_n: Tensor, features: int) -> tuple[Tensor, Tensor]:
+    start_F, order_n = np.zeros(features + 1, np.int64), np.empty(len(feature_n), np.int64)
+    loops.by_feature(feature_n.numpy(), start_F, order_n)
+    return torch.from_numpy(start_F), torch.from_numpy(order_n)

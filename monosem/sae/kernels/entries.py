@@ -7,11 +7,15 @@ doing at those entries only. Heads work on either form: they take per-feature ve
 Shape letters: B rows, F features, n entries.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
+
+from monosem.sae.tree import total
 
 if TYPE_CHECKING:
     from types import ModuleType
@@ -38,6 +42,14 @@ class Everywhere:
         """Features that have a value above zero anywhere. bool [F]."""
         return values.amax(dim=0) > 0 if len(values) else values.new_zeros(values.shape[1], dtype=torch.bool)
 
+    def total(self, values: Tensor) -> Tensor:
+        """All values' sum, a scalar."""
+        return values.sum()
+
+    def sum_rows(self, rows: Tensor) -> Tensor:
+        """What belongs to rows, [B] or [B, width], summed over them."""
+        return rows.sum(dim=0)
+
 
 EVERYWHERE = Everywhere()
 
@@ -50,18 +62,19 @@ class Entries:
     feature_n  int64 [n]
     row_n      int64 [n]
     pre_n      pre-activations there
-    start_F    int64 [F + 1]: entries of feature f are order_n[start_F[f] : start_F[f + 1]], by row
-    order_n    int64 [n]
+    features   F
     kernels    the module that sums over them
+    slots      row ends of the slots that the rows are; sums over rows are made slot by slot and added by the tree
+               of `tree.py`. Empty: one slot
     """
 
     start_B: Tensor
     feature_n: Tensor
     row_n: Tensor
     pre_n: Tensor
-    start_F: Tensor
-    order_n: Tensor
+    features: int
     kernels: "ModuleType"
+    slots: tuple[int, ...] = ()
 
     dense = False
 
@@ -70,8 +83,22 @@ class Entries:
         return len(self.start_B) - 1
 
     @property
-    def features(self) -> int:
-        return len(self.start_F) - 1
+    def slot_ends(self) -> tuple[int, ...]:
+        return self.slots or (self.rows,)
+
+    @cached_property
+    def _by_feature(self) -> tuple[Tensor, Tensor]:
+        return self.kernels.by_feature(self.feature_n, self.features)
+
+    @property
+    def start_F(self) -> Tensor:
+        """int64 [F + 1]: entries of feature f are order_n[start_F[f] : start_F[f + 1]], by row."""
+        return self._by_feature[0]
+
+    @property
+    def order_n(self) -> Tensor:
+        """int64 [n]"""
+        return self._by_feature[1]
 
     def at(self, t_F: Tensor) -> Tensor:
         return t_F[self.feature_n]
@@ -84,6 +111,30 @@ class Entries:
 
     def fired_F(self, values: Tensor) -> Tensor:
         return self.kernels.fired_F(self, values)
+
+    def total(self, values: Tensor) -> Tensor:
+        return total([values[lo:hi].sum() for lo, hi in self._ranges([int(self.start_B[b]) for b in self.slot_ends])])
+
+    def sum_rows(self, rows: Tensor) -> Tensor:
+        return total([rows[lo:hi].sum(dim=0) for lo, hi in self._ranges(self.slot_ends)])
+
+    @staticmethod
+    def _ranges(ends: Sequence[int]) -> list[tuple[int, int]]:
+        return list(zip((0, *ends[:-1]), ends, strict=True))
+
+
+def joined(parts: Sequence[Entries]) -> Entries:
+    """Entries of several slots as those of one after the other."""
+    starts, rows, first, n, ends = [parts[0].start_B[:1]], [], 0, 0, []
+    for part in parts:
+        starts.append(part.start_B[1:] + n)
+        rows.append(part.row_n + first)
+        first, n = first + part.rows, n + len(part.pre_n)
+        ends.append(first)
+    feature_n, pre_n = (torch.cat([getattr(part, name) for part in parts]) for name in ("feature_n", "pre_n"))
+    return Entries(
+        torch.cat(starts), feature_n, torch.cat(rows), pre_n, parts[0].features, parts[0].kernels, tuple(ends)
+    )
 
 
 @dataclass

@@ -17,11 +17,11 @@ from torch.nn.functional import pad
 
 from monosem.sae.kernels import triton_kernels as programs
 from monosem.sae.kernels.entries import Decoded, Entries
-from monosem.sae.kernels.plain import GROUP, capacity, fired_F, spread
+from monosem.sae.kernels.plain import GROUP, SLOTS_TOGETHER, back, capacity, fired_F, reconstruct, spread
 from monosem.sae.products import Product
 
 __all__ = ["GROUP", "above", "adam", "capacity", "decode", "encode_above", "largest", "largest_values"]
-__all__ += ["fired_F", "outer", "spread", "sum_B", "sum_F"]
+__all__ += ["SLOTS_TOGETHER", "back", "by_feature", "fired_F", "outer", "reconstruct", "spread", "sum_B", "sum_F"]
 
 BLOCK = 1024
 """Features of a row that a program looks at together. Like the others here a power of two."""
@@ -277,11 +277,14 @@ def _fullest(start_B: Tensor) -> Tensor:
 
 
 def _entries(start_B: Tensor, feature_n: Tensor, row_n: Tensor, pre_n: Tensor, features: int) -> Entries:
-    """With the order by feature: of the stable sort's, so by row within one."""
+    return Entries(start_B, feature_n, row_n, pre_n, features, sys.modules[__name__])
+
+
+def by_feature(feature_n: Tensor, features: int) -> tuple[Tensor, Tensor]:
+    """By the stable sort, so by row within a feature."""
     sorted_n, order_n = feature_n.int().sort(stable=True)
     every_F = torch.arange(features + 1, dtype=torch.int32, device=feature_n.device)
-    start_F = torch.searchsorted(sorted_n, every_F)
-    return Entries(start_B, feature_n, row_n, pre_n, start_F, order_n, sys.modules[__name__])
+    return torch.searchsorted(sorted_n, every_F), order_n
 
 
 def _cuts(at: Entries, ends: Sequence[int]) -> tuple[Tensor, int]:

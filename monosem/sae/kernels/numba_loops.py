@@ -98,6 +98,26 @@ def decode(start_B, feature_n, f_n, W_dec, yc, ends, weight, squares, g, back_n,
 
 
 @ranged
+def reconstruct(start_B, feature_n, f_n, W_dec, ends, parts, lo, hi):
+    """Rows lo to hi, see `plain.reconstruct`."""
+    for b in range(lo, hi):
+        e, last = start_B[b], start_B[b + 1]
+        for p in range(len(ends)):
+            stop = _until(feature_n, e, last, ends[p])
+            parts[p, b] = 0
+            add_rows(W_dec, feature_n, f_n, e, stop, parts[p, b])
+            e = stop
+
+
+@ranged
+def back(start_B, feature_n, W_dec, g, first, end, out, lo, hi):
+    """Rows lo to hi, see `plain.back`, of one prefix: features first to end."""
+    for b in range(lo, hi):
+        e = _until(feature_n, start_B[b], start_B[b + 1], first)
+        _dots(W_dec, feature_n, g[b], e, _until(feature_n, e, start_B[b + 1], end), out)
+
+
+@ranged
 def _until(feature_n, e, last, end):
     """The first entry from e on whose feature is not below `end`."""
     while e < last and feature_n[e] < end:
@@ -146,19 +166,56 @@ def _dots(table, at, row, e, stop, out):
 
 
 @ranged
-def outer(start_F, order_n, row_n, v_n, rows, out, lo, hi):
-    """Features lo to hi, see `plain.outer`."""
+def outer(start_F, order_n, row_n, v_n, rows, ends, out, lo, hi):
+    """Features lo to hi, see `plain.outer`. Entries below ends[0] are the first slot's, and so on.
+
+    A feature's slots are added by the tree of `tree.py` while they are at hand: `out[f]` and rows of `spare` are a
+    stack, on which two subtrees of one size become one. What a slot without entries would add is nothing.
+    """
     most = 0
     for f in range(lo, hi):
         most = max(most, start_F[f + 1] - start_F[f])
     at, v = np.empty(most, row_n.dtype), np.empty(most, v_n.dtype)
+    spare, held = np.empty((_depth(len(ends)), out.shape[1]), out.dtype), np.empty(_depth(len(ends)), np.bool_)
     for f in range(lo, hi):
         first, n = start_F[f], start_F[f + 1] - start_F[f]
         for i in range(n):
             e = order_n[first + i]
             at[i], v[i] = row_n[e], v_n[e]
-        out[f] = 0
-        add_rows(rows, at, v, 0, n, out[f])
+        i, depth = 0, 0
+        for q in range(len(ends)):
+            stop = i
+            while stop < n and order_n[first + stop] < ends[q]:
+                stop += 1
+            held[depth] = stop > i
+            if stop > i:
+                target = out[f] if depth == 0 else spare[depth]
+                target[:] = 0
+                add_rows(rows, at, v, i, stop, target)
+            i, depth, size = stop, depth + 1, q + 1
+            while depth > 1 and (size % 2 == 0 or q + 1 == len(ends)):
+                _merge(out[f] if depth == 2 else spare[depth - 2], spare[depth - 1], held, depth)
+                depth, size = depth - 1, size // 2
+        if not held[0]:
+            out[f] = 0
+
+
+@ranged
+def _depth(slots):
+    """How deep the stack of subtrees gets."""
+    depth = 1
+    while slots > 0:
+        slots, depth = slots // 2, depth + 1
+    return depth
+
+
+@ranged
+def _merge(below, top, held, depth):
+    """Add the topmost subtree of a stack to the one below it."""
+    if held[depth - 1]:
+        for o in range(len(top)):
+            below[o] = below[o] + top[o] if held[depth - 2] else top[o]
+        held[depth - 2] = True
 
 
 @ranged
@@ -183,12 +240,22 @@ def spread(rows, sums, squares, lo, hi):
 
 
 @ranged
-def sum_F(start_F, order_n, v_n, out):
+def sum_F(start_F, order_n, v_n, ends, out):
+    """As `outer` does, of single numbers."""
+    sums = np.empty(_depth(len(ends)), out.dtype)
     for f in range(len(out)):
-        total = out.dtype.type(0)
-        for i in range(start_F[f], start_F[f + 1]):
-            total += v_n[order_n[i]]
-        out[f] = total
+        i, depth = start_F[f], 0
+        for q in range(len(ends)):
+            total = out.dtype.type(0)
+            while i < start_F[f + 1] and order_n[i] < ends[q]:
+                total += v_n[order_n[i]]
+                i += 1
+            sums[depth] = total
+            depth, size = depth + 1, q + 1
+            while depth > 1 and (size % 2 == 0 or q + 1 == len(ends)):
+                sums[depth - 2] += sums[depth - 1]
+                depth, size = depth - 1, size // 2
+        out[f] = sums[0]
 
 
 @ranged

@@ -3,7 +3,7 @@
 Shape letters: B rows, F features, O width of the output, D of the input, n entries, P nested prefixes.
 
     above, largest, largest_values   find entries in the encoder's product, to which the bias is still to be added
-    decode, outer, sum_F, sum_B, fired_F
+    by_feature, decode, reconstruct, back, outer, sum_F, sum_B, fired_F
                                      everything after it, at the entries only
     spread                           what FVU is a share of
     adam                             the optimiser's step, with decoder rows kept at unit norm
@@ -17,6 +17,7 @@ from torch import Tensor
 from monosem.sae.kernels.entries import Decoded, Entries
 from monosem.sae.products import Product
 
+SLOTS_TOGETHER = False
 GROUP = 64
 """Rows whose active share is looked at together."""
 
@@ -76,6 +77,23 @@ def decode(
     return Decoded(torch.stack(squares, dim=1), g_PBO, back_n, r if keep_r else None)
 
 
+def reconstruct(at: Entries, f_n: Tensor, W_dec: Tensor, ends: Sequence[int]) -> Tensor:
+    """What each prefix's own features add to the reconstruction, [P, B, O]: `decode` in two, this and `back`."""
+    parts, lo = f_n.new_zeros(len(ends), at.rows, W_dec.shape[1]), 0
+    for part, hi in zip(parts, ends, strict=True):
+        inside = (at.feature_n >= lo) & (at.feature_n < hi)
+        part.index_add_(0, at.row_n[inside], f_n[inside, None] * W_dec[at.feature_n[inside]].to(f_n.dtype))
+        lo = hi
+    return parts
+
+
+def back(at: Entries, W_dec: Tensor, g_PBO: Sequence[Tensor], ends: Sequence[int]) -> Tensor:
+    """The gradient of the feature values from that of each prefix's reconstruction, [n]."""
+    prefix_n = torch.bucketize(at.feature_n, torch.tensor(ends, device=W_dec.device), right=True)
+    g_PBO = torch.stack(list(g_PBO))
+    return (g_PBO[prefix_n, at.row_n] * W_dec[at.feature_n].to(g_PBO.dtype)).sum(dim=1)
+
+
 def outer(at: Entries, v_n: Tensor, rows_BO: Tensor, out_FO: Tensor, first: int, last: int) -> None:
     """out[f] = sum over f's entries of v * (the entry's row of rows_BO), for features first to last.
 
@@ -90,6 +108,12 @@ def outer(at: Entries, v_n: Tensor, rows_BO: Tensor, out_FO: Tensor, first: int,
 def sum_F(at: Entries, v_n: Tensor) -> Tensor:
     """v summed over each feature's entries, [F]."""
     return v_n.new_zeros(at.features).index_add_(0, at.feature_n, v_n)
+
+
+def by_feature(feature_n: Tensor, features: int) -> tuple[Tensor, Tensor]:
+    """Entries by feature, and by row within one: `Entries.start_F` and `order_n`."""
+    counts = torch.bincount(feature_n, minlength=features)
+    return torch.nn.functional.pad(counts.cumsum(0), (1, 0)), feature_n.argsort(stable=True)
 
 
 def sum_B(at: Entries, v_n: Tensor) -> Tensor:
@@ -141,9 +165,7 @@ def _entries(pre_BF: Tensor, on_BF: Tensor, share: float) -> Entries | None:
         return None
     row_n, feature_n = on_BF.nonzero(as_tuple=True)
     start_B = torch.nn.functional.pad(counts.cumsum(0), (1, 0))
-    start_F = torch.nn.functional.pad(on_BF.sum(dim=0).cumsum(0), (1, 0))
-    order_n = feature_n.argsort(stable=True)
-    return Entries(start_B, feature_n, row_n, pre_BF[row_n, feature_n], start_F, order_n, _module())
+    return Entries(start_B, feature_n, row_n, pre_BF[row_n, feature_n], F, _module())
 
 
 def _module():

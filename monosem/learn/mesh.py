@@ -1,0 +1,270 @@
+"""The ranks that train one dictionary together: replicas of it, each perhaps in several parts.
+
+A mesh of R replicas times S parts has R S ranks; rank = replica * S + part. A replica sees some of a batch's slots; a
+part holds some of the features, and a replica's part owns some of those: it alone keeps their moments and moves their
+rows of W_dec and W_enc, which the other replicas then get from it. Vectors are small, and everybody moves them alike.
+
+What is said between ranks is a function of the config, so that all know what comes next. Everything is torch.distributed:
+gloo between CPUs, NCCL between GPUs. A mesh of one says nothing.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from monosem.learn.wire import gathered, joined_bytes, parted_bytes, said_to_all
+from monosem.sae.part import Part
+from monosem.sae.sums import Sums
+from monosem.sae.tree import Node, combine, nodes, share
+
+PATIENCE = timedelta(minutes=30)
+"""How long a rank waits for the others before it gives up; one that died is noticed at once."""
+SCALARS = ("squared_error", "l1", "active", "error", "penalty", "least")
+
+
+@dataclass(frozen=True)
+class Seat:
+    """A rank's place. exchange: "tree", the same bits on any number of replicas; "ring", plain all-reduce."""
+
+    rank: int = 0
+    replicas: int = 1
+    parts: int = 1
+    exchange: str = "tree"
+
+    @property
+    def world(self) -> int:
+        return self.replicas * self.parts
+
+    @property
+    def replica(self) -> int:
+        return self.rank // self.parts
+
+    @property
+    def part(self) -> int:
+        return self.rank % self.parts
+
+
+class SharedPart(Part):
+    """Some of a dictionary's features; the others are with the ranks of `group`."""
+
+    def __init__(self, of: int, count: int, index: int, group: dist.ProcessGroup):
+        super().__init__(of)
+        self.count, self.index, self.group = count, index, group
+        self.first, self.end = share(of, count, index)
+
+    def add(self, t: Tensor) -> Tensor:
+        t = t.contiguous()
+        dist.all_reduce(t, group=self.group)
+        return t
+
+    def least(self, t: Tensor) -> Tensor:
+        t = t.clone()
+        dist.all_reduce(t, dist.ReduceOp.MIN, group=self.group)
+        return t
+
+    def every(self, t: Tensor) -> list[Tensor]:
+        rows = t.shape[:-1]
+        return [part.view(*rows, -1) for part in gathered(t.flatten(), self.count, self.group)]
+
+    def agreed(self, yes: bool) -> bool:
+        flag = torch.tensor([int(yes)])
+        return bool(self.least(flag if dist.get_backend(self.group) == "gloo" else flag.cuda()).item())
+
+
+class Mesh:
+    """This process's seat among the ranks, and what they tell each other. Without `open` it is a mesh of one."""
+
+    def __init__(self, seat: Seat = Seat()):  # noqa: B008  (a frozen value)
+        self.seat = seat
+        self.replica_group: dist.ProcessGroup | None = None  # of this part in all replicas
+        self.part_group: dist.ProcessGroup | None = None  # of this replica's parts
+        self.tree = seat.replicas > 1 and seat.exchange == "tree"
+        self.ring = seat.replicas > 1 and seat.exchange == "ring"
+
+    def open(self, store: dist.Store, device: str = "cpu") -> "Mesh":
+        """Meet the others at `store`; returns when all are there."""
+        seat, backend = self.seat, "nccl" if device.startswith("cuda") else "gloo"
+        dist.init_process_group(backend, store=store, rank=seat.rank, world_size=seat.world, timeout=PATIENCE)
+        grid = torch.arange(seat.world).view(seat.replicas, seat.parts)
+        for ranks in grid.T.tolist():
+            group = dist.new_group(ranks, timeout=PATIENCE)
+            self.replica_group = group if seat.rank in ranks else self.replica_group
+        for ranks in grid.tolist():
+            group = dist.new_group(ranks, timeout=PATIENCE)
+            self.part_group = group if seat.rank in ranks else self.part_group
+        return self
+
+    def close(self) -> None:
+        if self.seat.world > 1:
+            dist.destroy_process_group()
+
+    @property
+    def leads(self) -> bool:
+        """Whether this rank speaks for all: to the store, the tracker, the terminal."""
+        return self.seat.rank == 0
+
+    def features(self, d_sae: int) -> tuple[int, int]:
+        """The features that this rank holds."""
+        return share(d_sae, self.seat.parts, self.seat.part)
+
+    def part(self, d_sae: int) -> Part:
+        seat = self.seat
+        return Part(d_sae) if seat.parts == 1 else SharedPart(d_sae, seat.parts, seat.part, self.part_group)
+
+    def own(self, held: int) -> tuple[int, int]:
+        """Those of the `held` features of this part whose rows this rank moves."""
+        return share(held, self.seat.replicas, self.seat.replica) if self.tree else (0, held)
+
+    def nodes(self, slots: int, replica: int | None = None) -> list[Node]:
+        """The subtrees of slots that a replica sees."""
+        replica = self.seat.replica if replica is None else replica
+        return nodes(slots, *share(slots, self.seat.replicas, replica))
+
+    def gather_slots(self, slots: int) -> Callable[[list[Tensor]], list[list[Tensor]]] | None:
+        """From a vector per slot of this rank to those of all slots, each of every part; None: there is only this rank."""
+        if self.seat.world == 1:
+            return None
+        R, S = self.seat.replicas, self.seat.parts
+
+        def gather(mine: list[Tensor]) -> list[list[Tensor]]:
+            lengths = gathered(torch.tensor([len(t) for t in mine], device=mine[0].device), R * S, None)
+            data = gathered(torch.cat(mine), R * S, None)
+            split = [list(t.split(n.tolist())) for t, n in zip(data, lengths, strict=True)]
+            return [[split[r * S + s][i] for s in range(S)] for r in range(R) for i in range(len(split[r * S]))]
+
+        return gather
+
+    def combine(self, slots: int, found: dict[Node, Sums], dead_F: Tensor | None) -> Sums:
+        """The sums of all slots; of the matrices the rows of the features that this rank owns."""
+        if self.seat.replicas == 1:
+            return combine(slots, found)
+        said = self._common(slots, list(found.values()))
+        if self.ring:
+            matrices = combine_matrices(list(found.values()))
+            for t in matrices.values():
+                dist.all_reduce(t, group=self.replica_group)
+            for sums in said.values():
+                sums.matrices = {}
+            whole = combine(slots, said)
+            whole.matrices = matrices
+            return whole
+        self._swap_matrices(slots, found, said, dead_F)
+        return combine(slots, said)
+
+    def spread(self, rows: Tensor) -> None:
+        """Rows [F, width] of this part's features, in place: each replica has moved its own, and gets the others'."""
+        if not self.tree:
+            return
+        F, R = len(rows), self.seat.replicas
+        ranges = [share(F, R, k) for k in range(R)]
+        said_to_all(rows[slice(*ranges[self.seat.replica])], [rows[lo:hi] for lo, hi in ranges], self.replica_group)
+
+    def of_replicas(self, mine: Tensor) -> list[Tensor]:
+        """Every replica's tensor, in order; they may differ in their first dimension."""
+        R = self.seat.replicas
+        if R == 1:
+            return [mine]
+        return [t.view(-1, *mine.shape[1:]) for t in gathered(mine.flatten(), R, self.replica_group)]
+
+    def shared_out(self, n: int) -> range:
+        """Which of n pieces of work are this replica's."""
+        return range(*share(n, self.seat.replicas, self.seat.replica))
+
+    def own_rows(self, mine: Tensor) -> Tensor:
+        """What belongs to the features that each replica owns, of all this part's features."""
+        return torch.cat(self.of_replicas(mine)) if self.tree else mine
+
+    def gather_text(self, text: str) -> list[str]:
+        """Every rank's text, by rank."""
+        if self.seat.world == 1:
+            return [text]
+        found: list = [None] * self.seat.world
+        dist.all_gather_object(found, text)
+        return found
+
+    def any(self, yes: bool) -> bool:
+        """Whether any rank says yes."""
+        return yes if self.seat.world == 1 else "1" in self.gather_text(str(int(yes)))
+
+    def leaders(self, yes: bool) -> bool:
+        """What the leading rank says."""
+        if self.seat.world == 1:
+            return yes
+        flag = torch.tensor([int(yes)], device="cuda" if dist.get_backend() == "nccl" else "cpu")
+        dist.broadcast(flag, 0)
+        return bool(flag.item())
+
+    def _common(self, slots: int, mine: list[Sums]) -> dict[Node, Sums]:
+        """All but the matrices of every replica's subtrees."""
+        R, flat = self.seat.replicas, [_small(sums) for sums in mine]
+        every = gathered(torch.cat([joined_bytes(tensors) for tensors in flat]), R, self.replica_group)
+        said: dict[Node, Sums] = {}
+        for replica, data in enumerate(every):
+            theirs = self.nodes(slots, replica)
+            for node, piece in zip(theirs, data.split(len(data) // len(theirs)), strict=True):
+                said[node] = _from_small(mine[0], parted_bytes(piece, flat[0]))
+        return said
+
+    def _swap_matrices(
+        self, slots: int, found: dict[Node, Sums], said: dict[Node, Sums], dead_F: Tensor | None
+    ) -> None:
+        """Give every replica the rows it owns, of this rank's subtrees, and take those that this rank owns."""
+        seat, operations, sample = self.seat, [], next(iter(found.values()))
+        peers = dist.get_process_group_ranks(self.replica_group)
+        F = len(sample.matrices["W_dec"])
+        own = {k: share(F, seat.replicas, k) for k in range(seat.replicas)}
+        cuts = {k: _cuts(own[k], dead_F) for k in own}
+        for k in range(seat.replicas):
+            if k == seat.replica:
+                for node, sums in found.items():
+                    said[node].matrices = {n: t[slice(*cuts[k][n])] for n, t in sums.matrices.items()}
+                continue
+            for sums in found.values():
+                for name, t in sums.matrices.items():
+                    _post(operations, dist.isend, t[slice(*cuts[k][name])], peers[k], self.replica_group)
+            for node in self.nodes(slots, k):
+                room = said[node].matrices = {
+                    n: t.new_empty(_rows(cuts[seat.replica][n]), t.shape[1]) for n, t in sample.matrices.items()
+                }
+                for t in room.values():
+                    _post(operations, dist.irecv, t, peers[k], self.replica_group)
+        for work in dist.batch_isend_irecv(operations) if operations else []:
+            work.wait()
+
+
+def combine_matrices(parts: Sequence[Sums]) -> dict[str, Tensor]:
+    """This rank's own sum, for all-reduce."""
+    return {name: sum(p.matrices[name] for p in parts[1:]) + t if parts[1:] else t for name, t in parts[0].matrices.items()}
+
+
+def _post(operations: list, what: Callable, t: Tensor, peer: int, group: dist.ProcessGroup) -> None:
+    if t.numel():
+        operations.append(dist.P2POp(what, t, peer, group))
+
+
+def _rows(cut: tuple[int, int]) -> int:
+    return cut[1] - cut[0]
+
+
+def _cuts(own: tuple[int, int], dead_F: Tensor | None) -> dict[str, tuple[int, int]]:
+    """The rows of each matrix that belong to the features `own`."""
+    cuts = {"W_dec": own, "W_enc": own}
+    if dead_F is not None:
+        lo, hi = torch.searchsorted(dead_F, torch.tensor(own, device=dead_F.device)).tolist()
+        cuts |= {"aux.W_dec": (lo, hi), "aux.W_enc": (lo, hi)}
+    return cuts
+
+
+def _small(sums: Sums) -> list[Tensor]:
+    return [*sums.vectors.values(), sums.fired_F, *(getattr(sums, name) for name in SCALARS)]
+
+
+def _from_small(like: Sums, tensors: list[Tensor]) -> Sums:
+    n = len(like.vectors)
+    return Sums(
+        {}, dict(zip(like.vectors, tensors[:n], strict=True)), tensors[n], **dict(zip(SCALARS, tensors[n + 1 :], strict=True))
+    )

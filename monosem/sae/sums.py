@@ -1,0 +1,114 @@
+"""What a step sums over rows, and what it makes of the sums.
+
+Everything that is not a plain sum over rows waits until all slots have been added (`finish`): the sums are then all that
+ranks need to tell each other, and the gradient's bits follow from the tree (`tree.py`) alone.
+
+Shape letters: B rows of a batch, D d_in, F features, O d_out, n dead features.
+"""
+
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from monosem.sae.model import Sae
+
+
+@dataclass
+class Sums:
+    """Sums over the rows of some slots. Every field can be added to that of other slots.
+
+    matrices   W_dec [F, O] and W_enc [F, D], its transpose; with AuxK aux.W_dec [n, O] and aux.W_enc [n, D]
+    vectors    gradients of b_enc and the heads' own parameters [F]; out: gradient of what the decoder puts out, [O];
+               norm: gradient of the decoder rows' norms [F]; p: of the encoder's product if that is not b_enc's [F];
+               x: rows [D], where p has a gradient everywhere; aux.b_enc [n]; W_skip [O, D]
+    fired_F    which features were active
+    squared_error, l1, active   of all features; sums of squares, of activations, and their number
+    error, penalty              the two halves of the loss
+    least      the smallest activation that is not zero; infinity if there is none
+    """
+
+    matrices: dict[str, Tensor]
+    vectors: dict[str, Tensor]
+    fired_F: Tensor
+    squared_error: Tensor
+    l1: Tensor
+    active: Tensor
+    error: Tensor
+    penalty: Tensor
+    least: Tensor
+
+    def __add__(self, other: "Sums") -> "Sums":
+        return Sums(
+            {name: t + other.matrices[name] for name, t in self.matrices.items()},
+            {name: t + other.vectors[name] for name, t in self.vectors.items()},
+            self.fired_F | other.fired_F,
+            self.squared_error + other.squared_error,
+            self.l1 + other.l1,
+            self.active + other.active,
+            self.error + other.error,
+            self.penalty + other.penalty,
+            torch.minimum(self.least, other.least),
+        )
+
+
+@dataclass
+class Result:
+    """A batch's gradients by parameter, those of W_dec and W_enc for features [first, end) only, and its figures."""
+
+    gradients: dict[str, Tensor]
+    fired_F: Tensor
+    squared_error: Tensor
+    l1: Tensor
+    active: Tensor
+    loss: Tensor
+    least: Tensor
+
+
+@dataclass(frozen=True)
+class Constant:
+    """What `finish` needs besides the sums.
+
+    dead_F   int64 [n]: the features that AuxK was for; None: there were none
+    base_F   a gradient that the encoder's product has in every row
+    """
+
+    dead_F: Tensor | None = None
+    base_F: Tensor | None = None
+    own: tuple[int, int] | None = field(default=None)
+
+
+def finish(sae: Sae, sums: Sums, constant: Constant) -> Result:
+    """Gradients from the sums over a whole batch. The matrices of `sums` are overwritten.
+
+    constant.own   the features whose rows `sums.matrices` hold; None: all
+    """
+    lo, hi = constant.own or (0, sae.config.d_sae)
+    found, vectors, dead_F = dict(sums.matrices), dict(sums.vectors), constant.dead_F
+    out, norm_F, p_F, x_D = (vectors.pop(name, None) for name in ("out", "norm", "p", "x"))
+    aux_b = vectors.pop("aux.b_enc", None)
+    if norm_F is not None:
+        W_dec = sae.W_dec[lo:hi]
+        found["W_dec"].addcmul_((norm_F[lo:hi] / W_dec.norm(dim=1))[:, None], W_dec)
+    if constant.base_F is not None:
+        found["W_enc"].addr_(constant.base_F[lo:hi], x_D)
+    if dead_F is not None:
+        mine = dead_F[(dead_F >= lo) & (dead_F < hi)] - lo
+        found["W_dec"][mine] += found.pop("aux.W_dec")
+        found["W_enc"][mine] += found.pop("aux.W_enc")
+        vectors["b_enc"] = vectors["b_enc"].index_add(0, dead_F, aux_b)
+    found |= {"W_enc": found["W_enc"].T, "b_dec": out} | vectors
+    l1, active, penalty = sums.l1, sums.active, sums.penalty
+    if sae.config.subtract_b_dec:  # + from x_hat, - through the encoder; in x_hat - x itself it is not
+        found["b_dec"] = out - sae.part.add(sae.W_enc @ (vectors["b_enc"] if p_F is None else p_F))
+    if sae.part.count > 1:
+        l1, active, penalty = sae.part.add(torch.stack([l1, active.to(l1), penalty]))
+    return Result(
+        {name: found[name] for name in sae.config.shapes},
+        sums.fired_F,
+        sums.squared_error,
+        l1,
+        active,
+        sums.error + penalty,
+        sae.part.least(sums.least),
+    )
