@@ -23,7 +23,7 @@ from monosem.sae.tree import Node, combine, nodes, share
 
 PATIENCE = timedelta(minutes=30)
 """How long a rank waits for the others before it gives up; one that died is noticed at once."""
-SCALARS = ("squared_error", "l1", "active", "error", "penalty", "least")
+FIGURES = ("errors", "penalty", "l1", "active", "least")
 
 
 @dataclass(frozen=True)
@@ -260,11 +260,11 @@ def _cuts(own: tuple[int, int], dead_F: Tensor | None) -> dict[str, tuple[int, i
 
 
 def _small(sums: Sums) -> list[Tensor]:
-    return [*sums.vectors.values(), sums.fired_F, *(getattr(sums, name) for name in SCALARS)]
+    return [*sums.vectors.values(), sums.fired_F, *(getattr(sums, name) for name in FIGURES)]
 
 
 def _from_small(like: Sums, tensors: list[Tensor]) -> Sums:
     n = len(like.vectors)
     return Sums(
-        {}, dict(zip(like.vectors, tensors[:n], strict=True)), tensors[n], **dict(zip(SCALARS, tensors[n + 1 :], strict=True))
+        {}, dict(zip(like.vectors, tensors[:n], strict=True)), tensors[n], **dict(zip(FIGURES, tensors[n + 1 :], strict=True))
     )

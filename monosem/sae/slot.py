@@ -122,7 +122,8 @@ class Step:
         return rounded(xc_BD, self.manner.precision) if known is None else known
 
     def constant(self) -> Constant:
-        return Constant(self.dead_F if self.dead else None, self.head().base_F(1.0 / self.batch_size))
+        share = 1.0 / self.batch_size
+        return Constant(share, self.unit, self.dead_F if self.dead else None, self.head().base_F(share))
 
 
 def node_sums(step: Step, rows: SlotRows, products: Sequence[Product] | None = None) -> Sums:
@@ -171,13 +172,12 @@ def _sums(
     f = head.features(way.pre())
     prefixes = len(sae.ends)
     decoded = way.decode(f, yc_BO, 2.0 * unit / prefixes, keep_r=step.dead > 0)
-    squares_P = view.sum_rows(decoded.squares_BP)
-    error = squares_P.sum() * (unit / prefixes)
+    errors = [*view.sum_rows(decoded.squares_BP), *decoded.squares_BP.new_zeros(2)]
     second = None
     if head.gate is not None:  # a second way through the decoder
         second = way.decode(head.gate, yc_BO, 2.0 * unit)
-        error, head.gate_back = error + view.sum_rows(second.squares_BP).sum() * unit, second.back
-    penalty = view.sum_rows(head.penalty_B()) * share
+        errors[-2], head.gate_back = view.sum_rows(second.squares_BP[:, -1]), second.back
+    penalty = view.sum_rows(head.penalty_B())
     back = head.back(decoded.back, share)
     matrices = {"W_dec": way.W_dec(f, decoded.g_PBO), "W_enc": way.W_enc(back.p, xc_BD)}
     g_BO = decoded.g_PBO[0]  # of x_hat by all features: the first prefix is in every longer one
@@ -188,11 +188,9 @@ def _sums(
     if step.dead:
         aux = total([_aux(step, p, decoded.r_BO[lo:hi], xc_BD[lo:hi]) for p, (lo, hi) in zip(pres, rows.ranges, strict=True)])
         matrices |= {"aux.W_dec": aux.W_dec, "aux.W_enc": aux.W_enc}
-        vectors["aux.b_enc"], error = aux.b_enc, error + aux.loss
-    active = torch.count_nonzero(f)
-    return Sums(
-        matrices, vectors, view.fired_F(f), squares_P[-1], view.total(f), active, error, penalty, head.least()
-    )
+        vectors["aux.b_enc"], errors[-1] = aux.b_enc, aux.loss
+    fired_F, active = view.fired_F(f), torch.count_nonzero(f)
+    return Sums(matrices, vectors, fired_F, torch.stack(errors), penalty, view.total(f), active, head.least())
 
 
 def _vectors(

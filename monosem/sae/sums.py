@@ -6,7 +6,7 @@ ranks need to tell each other, and the gradient's bits follow from the tree (`tr
 Shape letters: B rows of a batch, D d_in, F features, O d_out, n dead features.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -23,19 +23,19 @@ class Sums:
                norm: gradient of the decoder rows' norms [F]; p: of the encoder's product if that is not b_enc's [F];
                x: rows [D], where p has a gradient everywhere; aux.b_enc [n]; W_skip [O, D]
     fired_F    which features were active
-    squared_error, l1, active   of all features; sums of squares, of activations, and their number
-    error, penalty              the two halves of the loss
+    errors     squares of x_hat - y for each nested prefix, [P]; the gate's own; AuxK's loss. [P + 2]
+    penalty    of the head, not yet by the size of the batch
+    l1, active sum of activations, and their number
     least      the smallest activation that is not zero; infinity if there is none
     """
 
     matrices: dict[str, Tensor]
     vectors: dict[str, Tensor]
     fired_F: Tensor
-    squared_error: Tensor
+    errors: Tensor
+    penalty: Tensor
     l1: Tensor
     active: Tensor
-    error: Tensor
-    penalty: Tensor
     least: Tensor
 
     def __add__(self, other: "Sums") -> "Sums":
@@ -43,11 +43,10 @@ class Sums:
             {name: t + other.matrices[name] for name, t in self.matrices.items()},
             {name: t + other.vectors[name] for name, t in self.vectors.items()},
             self.fired_F | other.fired_F,
-            self.squared_error + other.squared_error,
+            self.errors + other.errors,
+            self.penalty + other.penalty,
             self.l1 + other.l1,
             self.active + other.active,
-            self.error + other.error,
-            self.penalty + other.penalty,
             torch.minimum(self.least, other.least),
         )
 
@@ -69,20 +68,21 @@ class Result:
 class Constant:
     """What `finish` needs besides the sums.
 
+    share    1 / rows of the batch; `unit`: what a squared element counts
     dead_F   int64 [n]: the features that AuxK was for; None: there were none
     base_F   a gradient that the encoder's product has in every row
+    own      the features whose rows the sums' matrices hold; None: all
     """
 
+    share: float
+    unit: float
     dead_F: Tensor | None = None
     base_F: Tensor | None = None
-    own: tuple[int, int] | None = field(default=None)
+    own: tuple[int, int] | None = None
 
 
 def finish(sae: Sae, sums: Sums, constant: Constant) -> Result:
-    """Gradients from the sums over a whole batch. The matrices of `sums` are overwritten.
-
-    constant.own   the features whose rows `sums.matrices` hold; None: all
-    """
+    """Gradients from the sums over a whole batch. The matrices of `sums` are overwritten."""
     lo, hi = constant.own or (0, sae.config.d_sae)
     found, vectors, dead_F = dict(sums.matrices), dict(sums.vectors), constant.dead_F
     out, norm_F, p_F, x_D = (vectors.pop(name, None) for name in ("out", "norm", "p", "x"))
@@ -103,12 +103,14 @@ def finish(sae: Sae, sums: Sums, constant: Constant) -> Result:
         found["b_dec"] = out - sae.part.add(sae.W_enc @ (vectors["b_enc"] if p_F is None else p_F))
     if sae.part.count > 1:
         l1, active, penalty = sae.part.add(torch.stack([l1, active.to(l1), penalty]))
+    *squares, gate, aux = sums.errors
+    loss = sum(squares) * (constant.unit / len(squares)) + gate * constant.unit + aux + penalty * constant.share
     return Result(
         {name: found[name] for name in sae.config.shapes},
         sums.fired_F,
-        sums.squared_error,
+        squares[-1],
         l1,
         active,
-        sums.error + penalty,
+        loss,
         sae.part.least(sums.least),
     )
