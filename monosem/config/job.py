@@ -152,9 +152,12 @@ class TrainConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class LearnerConfig:
-    replicas: int = number(1, "data-parallel copies (this version: 1)", ge=1, le=1)
-    feature_shards: int = number(1, "slices of the feature axis (this version: 1)", ge=1, le=1)
-    slots: int = number(1, "fixed parts that a batch's gradient is summed from", ge=1, le=4096)
+    replicas: int = number(1, "ranks that share out a batch's slots; results do not depend on it", ge=1, le=4096)
+    feature_shards: int = number(1, "ranks that share out a dictionary's features", ge=1, le=4096)
+    slots: int = number(1, "fixed parts that a batch's gradient is summed from; at least replicas", ge=1, le=4096)
+    exchange: str = choice(
+        "tree", ("tree", "ring"), "between replicas: tree, the same bits on any number; ring, plain all-reduce"
+    )
     threads: int = number(2, "CPU threads of one learner process", ge=1, le=1024)
     pack_parameters: int = number(
         50_000_000, "dictionaries are packed into one process up to this many parameters", ge=0, le=10**13

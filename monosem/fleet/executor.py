@@ -6,7 +6,7 @@ from monosem.fleet.policy import CPUS
 from monosem.stages.budget import Need, Shapes, memory_plan, object_store_bytes, shapes_of
 from monosem.stages.executor import Keeping, Report, Status, open_writers, tee_of
 from monosem.stages.signals import stop_on_signal
-from monosem.stages.spec import RunSpec, SweepSpec, pack_runs
+from monosem.stages.spec import RunSpec, SweepSpec, pack_runs, seats
 
 
 class RayExecutor:
@@ -33,27 +33,39 @@ class RayExecutor:
         with connected(self.address, object_store_bytes(shapes_of(spec))), stop_on_signal() as should_stop:
             from monosem.fleet.supervisor import Supervisor  # imports Ray, whose settings stand only now
 
-            check_room(spec, len(packs), keepers)
-            return Supervisor(spec, packs, keeping, trains=bool(packs)).supervise(should_stop, report)
+            waves = in_waves(packs, room_for_groups(spec, bool(packs), keepers))
+            return Supervisor(spec, waves, keeping, trains=bool(packs)).supervise(should_stop, report)
 
 
-def check_room(spec: SweepSpec, learners: int, keepers: int) -> None:
-    """Raise InputError if the actors do not fit, or the nodes' object stores do not hold what the stream keeps."""
+def in_waves(packs: list, room: int) -> list[list]:
+    """Packs in groups of at most `room`, largest dictionaries first, so that what takes longest does not begin last."""
+    order = packs[::-1]
+    return [order[i : i + room] for i in range(0, len(order), room)] if packs else []
+
+
+def room_for_groups(spec: SweepSpec, trains: bool, keepers: int) -> int:
+    """How many learner groups the cluster has room for at a time, beside the stream.
+
+    InputError if that is none, or the nodes' object stores do not hold what the stream keeps.
+    """
     import ray
 
     stream = spec.job.stream
     live = stream.from_ is None
-    need = learners * CPUS["learner"] + keepers * CPUS["keeper"]
-    need += (stream.workers * CPUS["worker"] + stream.shards * CPUS["shard"]) if live else 0
+    ranks = len(seats(spec.job)) if trains else 0
+    others = keepers * CPUS["keeper"]
+    others += (stream.workers * CPUS["worker"] + stream.shards * CPUS["shard"]) if live else 0
     have = ray.cluster_resources()
-    if need > have.get("CPU", 0):
+    room = int((have.get("CPU", 0) - others + 1e-6) / (ranks * CPUS["learner"])) if trains else 0
+    if have.get("CPU", 0) < others or (trains and room < 1):
         raise InputError(
-            f"stream.workers={stream.workers}, stream.shards={stream.shards} and {learners} learners need "
-            f"{need:.1f} CPUs, the cluster has {have.get('CPU', 0):.0f}; ask for fewer"
+            f"stream.workers={stream.workers}, stream.shards={stream.shards} and a learner of {ranks} ranks need "
+            f"{others + ranks * CPUS['learner']:.1f} CPUs, the cluster has {have.get('CPU', 0):.0f}; ask for fewer"
         )
-    stored, room = object_store_bytes(shapes_of(spec)), have.get("object_store_memory", 0)
-    if live and stored > room:
+    stored, place = object_store_bytes(shapes_of(spec)), have.get("object_store_memory", 0)
+    if live and stored > place:
         raise InputError(
             f"stream.ahead_rows={stream.ahead_rows:,}: the stream keeps {stored / 2**20:,.0f} MiB in Ray's object "
-            f"store, the cluster has {room / 2**20:,.0f}; lower it, or start nodes with more --object-store-memory"
+            f"store, the cluster has {place / 2**20:,.0f}; lower it, or start nodes with more --object-store-memory"
         )
+    return room

@@ -3,10 +3,13 @@
 import threading
 
 import ray
+import torch
 
 from monosem.errors import Interrupted
+from monosem.fleet import meeting
 from monosem.fleet.source import RaySource
 from monosem.learn.loop import PackLoop
+from monosem.learn.mesh import Mesh, Seat
 from monosem.memory import keep_freed_memory
 from monosem.stages.executor import Keeping, Status, dataset_readers, loop_status, wandb_directory
 from monosem.stages.keep import open_writer, pump
@@ -39,16 +42,28 @@ class _Reader:
 
 @ray.remote(max_restarts=0, max_task_retries=0, max_concurrency=3)
 class LearnerActor(_Reader):
-    """`work` trains the runs of a pack, which have one hook point, to the end; the other methods answer meanwhile."""
+    """`work` trains the runs of a pack, which have one hook point, to the end; the other methods answer meanwhile.
 
-    def __init__(self, spec: SweepSpec, pack: list[RunSpec], name: str, shards: dict[int, object]):
+    seat   this rank's among those that train the pack together
+    """
+
+    def __init__(self, spec: SweepSpec, pack: list[RunSpec], name: str, shards: dict[int, object], seat: Seat):
         super().__init__(spec, name, shards, pack[0].reads)
-        self.pack = pack
+        self.pack, self.mesh, self.server = pack, Mesh(seat), None
 
-    def work(self) -> Status:
+    def open_place(self) -> str:
+        """Where the ranks meet; asked of the leading one."""
+        self.server, place = meeting.open_place(self.mesh.seat.world)
+        return place
+
+    def work(self, place: str | None) -> Status:
         """Train the pack. A stop on request returns early, after a checkpoint."""
         keep_freed_memory()
         spec, store = self.spec, open_store(self.spec.job.store)
+        if place is not None:
+            meeting.own_address()
+            device = "cuda" if torch.cuda.is_available() else "cpu"
+            self.mesh.open(self.server or meeting.find_place(place, self.mesh.seat.world), device)
         try:
             loop = make_loop(
                 spec,
@@ -58,6 +73,7 @@ class LearnerActor(_Reader):
                 wandb_directory(store, spec.job.name),
                 self.stop_asked.is_set,
                 self._note,
+                self.mesh,
             )
             try:
                 loop.run()
@@ -65,6 +81,7 @@ class LearnerActor(_Reader):
                 self._note(loop)
         finally:
             self.source.leave()
+        self.mesh.close()
         return self.latest
 
     def _readers(self, store) -> dict[str, Rows]:

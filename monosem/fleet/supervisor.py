@@ -12,13 +12,14 @@ import ray
 
 from monosem.errors import IntegrityError, Interrupted, MonosemError
 from monosem.fleet.control import Control
-from monosem.fleet.learners import KeeperActor, LearnerActor
+from monosem.fleet.group import LearnerGroup
+from monosem.fleet.learners import KeeperActor
 from monosem.fleet.policy import CPUS, Action, PackHistory, after_death
 from monosem.fleet.spilling import SpillWatch
 from monosem.fleet.workers import BufferShard, ModelWorker
 from monosem.stages import canary
 from monosem.stages.executor import Keeping, Report, Status, canary_place
-from monosem.stages.spec import RunSpec, SweepSpec
+from monosem.stages.spec import RunSpec, SweepSpec, seats
 from monosem.store import layout
 from monosem.store.checkpoints import CheckpointLog
 from monosem.store.store import open_store
@@ -32,22 +33,26 @@ STREAM_DEATHS = 5
 
 
 class Supervisor:
-    """Workers and shards feed learners (one per pack) and keepers (one per hook point, if rows are kept)."""
+    """Workers and shards feed learner groups (one per pack) and keepers (one per hook point, if rows are kept).
 
-    def __init__(self, spec: SweepSpec, packs: list[list[RunSpec]], keeping: Keeping | None, trains: bool):
-        self.spec, self.keeping = spec, keeping
+    waves   packs that train at the same time: those of one wave begin when the wave before has ended
+    """
+
+    def __init__(self, spec: SweepSpec, waves: list[list[list[RunSpec]]], keeping: Keeping | None, trains: bool):
+        self.spec, self.keeping, self.waves = spec, keeping, waves
+        packs = waves[0] if waves else []
         self.store = open_store(spec.job.store)
         self.canary_place = canary_place(spec, None if trains else keeping)
-        self.gpu_share = self._gpu_share(len(packs))
+        self.gpu_share = self._gpu_share(len(packs) * len(seats(spec.job)))
         self.incarnation = 0
         self.wanted_workers = 0
         self.workers: dict[int, object] = {}  # let in: they sang the stream's canary
         self.joining: dict[int, object] = {}
         self.shards: dict[int, object] = {}
         self.watched: dict[object, tuple[str, int]] = {}  # a call that ends when the actor dies -> who it is
-        self.packs: dict[int, list[RunSpec]] = {}
+        self.groups: dict[int, LearnerGroup] = {}
         self.keepers: dict[int, str] = {}  # hook points
-        self.readers: dict[int, object] = {}  # learners and keepers
+        self.readers: dict[int, list] = {}  # the actors of groups and of keepers
         self.histories: dict[int, PackHistory] = {}
         self.done: dict[int, Status] = {}
         self.given_up: dict[str, str] = {}
@@ -60,8 +65,7 @@ class Supervisor:
             self._scale(spec.job.stream.workers)
             for shard in range(spec.job.stream.shards):
                 self._start_shard(shard)
-        for pack in packs:
-            self._start_learner(pack, PackHistory())
+        self._start_wave()
         for hook_point in spec.hook_points if keeping else ():
             self._start_keeper(hook_point)
 
@@ -112,22 +116,31 @@ class Supervisor:
         self.shards[shard] = actor
         self.watched[actor.alive.remote()] = ("shard", shard)
         actor.set_workers.remote(self.workers)
-        for reader in self.readers.values():
-            reader.set_shard.remote(shard, actor)
+        for actors in self.readers.values():
+            for reader in actors:
+                reader.set_shard.remote(shard, actor)
+
+    def _start_wave(self) -> None:
+        if self.waves:
+            packs = self.waves.pop(0)
+            if self.waves:
+                later = sum(len(pack) for wave in self.waves for pack in wave)
+                _say(f"{sum(map(len, packs))} runs begin; {later} wait for room, until these have ended")
+            for pack in packs:
+                self._start_learner(pack, PackHistory())
 
     def _start_learner(self, pack: list[RunSpec], history: PackHistory) -> None:
         number = self._number()
-        options = {"num_cpus": CPUS["learner"], "num_gpus": self.gpu_share}
-        actor = LearnerActor.options(**options).remote(self.spec, pack, self._reader_name(number), self.shards)
-        self.packs[number], self.readers[number], self.histories[number] = pack, actor, history
-        self.watched[actor.work.remote()] = ("learner", number)
+        group = LearnerGroup(self.spec, pack, self._reader_name(number), self.shards, self.gpu_share)
+        self.groups[number], self.readers[number], self.histories[number] = group, group.actors, history
+        self.watched |= dict.fromkeys(group.calls, ("learner", number))
 
     def _start_keeper(self, hook_point: str) -> None:
         number = self._number()
         actor = KeeperActor.options(num_cpus=CPUS["keeper"]).remote(
             self.spec, self.keeping, hook_point, self._reader_name(number), self.shards
         )
-        self.keepers[number], self.readers[number] = hook_point, actor
+        self.keepers[number], self.readers[number] = hook_point, [actor]
         self.watched[actor.work.remote()] = ("keeper", number)
 
     def _reader_name(self, number: int) -> str:
@@ -141,7 +154,9 @@ class Supervisor:
 
     def supervise(self, should_stop: Callable[[], bool], report: Report) -> Status:
         try:
-            while self.readers:
+            while self.readers or self.waves:
+                if not self.groups:
+                    self._start_wave()
                 ended, _ = ray.wait(list(self.watched), timeout=POLL_S)
                 for call in ended:
                     if call in self.watched:
@@ -166,17 +181,22 @@ class Supervisor:
         except ray.exceptions.RayTaskError as error:  # its own code raised: a restart would raise again
             if kind != "learner":
                 raise MonosemError(f"{kind} {number}: {error.cause}") from error
-            self._end_reader(number, {run.name: str(error.cause) for run in self.packs[number]})
+            if len(self.readers[number]) > 1:  # one of several: the others' death may be what it raised
+                self._on_death(kind, number, error.cause)
+                return
+            self._end_reader(number, {run.name: str(error.cause) for run in self.groups[number].pack})
             return
         if kind == "canary":
             self._let_in(number, value)
+        elif kind == "learner" and call != self.groups[number].calls[0]:
+            return  # the leading rank has still to evaluate
         else:
             self.done[number] = value
             self._end_reader(number, {})
 
     def _on_death(self, kind: str, number: int, error: Exception) -> None:
         who = "worker" if kind == "canary" else kind
-        _say(f"{who} {number} died ({type(error).__name__}); starting a successor")
+        _say(f"{who} {number} died ({_reason(error)}); starting a successor")
         if kind != "learner":
             self.stream_deaths += 1
             if self.stream_deaths > STREAM_DEATHS:
@@ -197,14 +217,14 @@ class Supervisor:
             self._end_reader(number, {})
             self._start_keeper(hook_point)
         else:
-            self._replace_learner(number)
+            self._replace_learner(number, _reason(error))
 
-    def _replace_learner(self, number: int) -> None:
-        pack = self.packs[number]
+    def _replace_learner(self, number: int, reason: str) -> None:
+        pack = self.groups[number].pack
         self._leave_for(number)
         action, history = after_death(self.histories[number], self._lowest_checkpoint(pack), len(pack))
         if action is Action.give_up:
-            self._end_reader(number, {run.name: "its process died again and again" for run in pack})
+            self._end_reader(number, {run.name: f"its process died again and again ({reason})" for run in pack})
             return
         self._end_reader(number, {})
         for part in [pack] if action is Action.restart else [[run] for run in pack]:
@@ -212,13 +232,20 @@ class Supervisor:
 
     def _leave_for(self, number: int) -> None:
         """What is dead holds nothing back."""
+        names = self.groups[number].names if number in self.groups else [self._reader_name(number)]
         for shard in self.shards.values():
-            shard.leave.remote(self._reader_name(number))
+            for name in names:
+                shard.leave.remote(name)
 
     def _end_reader(self, number: int, errors: dict[str, str]) -> None:
-        actor = self.readers.pop(number)
+        actors = self.readers.pop(number)
         self.given_up |= errors
-        ray.kill(actor)
+        group = self.groups.pop(number, None)
+        if group:
+            self.watched = {call: who for call, who in self.watched.items() if call not in group.calls}
+            group.end()
+        else:
+            ray.kill(actors[0])
 
     def _unwatch(self, number: int) -> None:
         self.watched = {call: who for call, who in self.watched.items() if who not in _worker_calls(number)}
@@ -244,7 +271,13 @@ class Supervisor:
 
     def _status(self) -> Status:
         total = Status(errors=dict(self.given_up))
-        statuses = dict(self.done) | self._ask({n: actor.status.remote() for n, actor in self.readers.items()})
+        asked = {(n, i): a.status.remote() for n, actors in self.readers.items() for i, a in enumerate(actors)}
+        answers = self._ask(asked)
+        statuses = dict(self.done) | {n: status for (n, i), status in answers.items() if i == 0}
+        for n, group in self.groups.items():
+            paces = [answers[n, i].step_s if (n, i) in answers else 0.0 for i in range(len(group.actors))]
+            for line in group.slow_ranks(paces):
+                _say(line)
         for status in statuses.values():
             total.steps |= status.steps
             total.errors |= status.errors
@@ -276,8 +309,9 @@ class Supervisor:
         """Ask every reader for a checkpoint at its next step, and wait for them."""
         _say("stopping after a checkpoint")
         calls = [call for call, (kind, _) in self.watched.items() if kind in ("learner", "keeper")]
-        for actor in self.readers.values():
-            actor.ask_to_stop.remote()
+        for actors in self.readers.values():
+            for actor in actors:
+                actor.ask_to_stop.remote()
         ray.wait(calls, num_returns=len(calls), timeout=STOP_PATIENCE_S)
 
     def _gpu_share(self, learners: int) -> float:
@@ -287,6 +321,10 @@ class Supervisor:
 
 def _worker_calls(number: int) -> set[tuple[str, int]]:
     return {("worker", number), ("canary", number)}
+
+
+def _reason(error: BaseException) -> str:
+    return type(error).__name__ if isinstance(error, ray.exceptions.RayError) else f"{type(error).__name__}: {error}"
 
 
 def _say(text: str) -> None:

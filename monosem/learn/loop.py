@@ -85,7 +85,8 @@ class PackLoop:
             self.recent[name].add(n, rows)
         for run in runs:
             if run.error is None:
-                self._guard(run, run.train_step, batch.on_device(), batch.digests)
+                with self.mesh.pace:
+                    self._guard(run, run.train_step, batch.on_device(), batch.digests)
 
     def _finish(self) -> None:
         done = [r for r in self.runs if r.error is None]

@@ -16,7 +16,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from monosem.learn.wire import gathered, joined_bytes, parted_bytes, said_to_all
+from monosem.learn.pace import Pace, waiting
+from monosem.learn.wire import done, gathered, joined_bytes, parted_bytes, said_to_all
 from monosem.sae.part import Part
 from monosem.sae.sums import Sums
 from monosem.sae.tree import Node, combine, nodes, share
@@ -58,12 +59,14 @@ class SharedPart(Part):
 
     def add(self, t: Tensor) -> Tensor:
         t = t.contiguous()
-        dist.all_reduce(t, group=self.group)
+        with waiting():
+            dist.all_reduce(t, group=self.group)
         return t
 
     def least(self, t: Tensor) -> Tensor:
         t = t.clone()
-        dist.all_reduce(t, dist.ReduceOp.MIN, group=self.group)
+        with waiting():
+            dist.all_reduce(t, dist.ReduceOp.MIN, group=self.group)
         return t
 
     def every(self, t: Tensor) -> list[Tensor]:
@@ -84,6 +87,7 @@ class Mesh:
         self.part_group: dist.ProcessGroup | None = None  # of this replica's parts
         self.tree = seat.replicas > 1 and seat.exchange == "tree"
         self.ring = seat.replicas > 1 and seat.exchange == "ring"
+        self.pace = Pace()
 
     def open(self, store: dist.Store, device: str = "cpu") -> "Mesh":
         """Meet the others at `store`; returns when all are there."""
@@ -145,8 +149,9 @@ class Mesh:
         said = self._common(slots, list(found.values()))
         if self.ring:
             matrices = combine_matrices(list(found.values()))
-            for t in matrices.values():
-                dist.all_reduce(t, group=self.replica_group)
+            with waiting():
+                for t in matrices.values():
+                    dist.all_reduce(t, group=self.replica_group)
             for sums in said.values():
                 sums.matrices = {}
             whole = combine(slots, said)
@@ -232,8 +237,7 @@ class Mesh:
                 }
                 for t in room.values():
                     _post(operations, dist.irecv, t, peers[k], self.replica_group)
-        for work in dist.batch_isend_irecv(operations) if operations else []:
-            work.wait()
+        done(operations)
 
 
 def combine_matrices(parts: Sequence[Sums]) -> dict[str, Tensor]:

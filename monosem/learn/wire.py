@@ -6,18 +6,22 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from monosem.learn.pace import waiting
+
 
 def gathered(t: Tensor, ranks: int, group: dist.ProcessGroup | None) -> list[Tensor]:
     """Every rank's vector, in the group's order; they may differ in length."""
     length = torch.tensor([len(t)], device=t.device)
     lengths = [torch.empty_like(length) for _ in range(ranks)]
-    dist.all_gather(lengths, length, group=group)
+    with waiting():
+        dist.all_gather(lengths, length, group=group)
     longest = max(int(n) for n in lengths)
     if longest == 0:
         return [t] * ranks
     padded = torch.nn.functional.pad(t, (0, longest - len(t))).contiguous()
     found = [torch.empty_like(padded) for _ in range(ranks)]
-    dist.all_gather(found, padded, group=group)
+    with waiting():
+        dist.all_gather(found, padded, group=group)
     return [data[: int(n)] for data, n in zip(found, lengths, strict=True)]
 
 
@@ -30,8 +34,14 @@ def said_to_all(mine: Tensor, places: Sequence[Tensor], group: dist.ProcessGroup
                 operations.append(dist.P2POp(dist.isend, mine, peers[k], group))
             if place.numel():
                 operations.append(dist.P2POp(dist.irecv, place, peers[k], group))
-    for work in dist.batch_isend_irecv(operations) if operations else []:
-        work.wait()
+    done(operations)
+
+
+def done(operations: list[dist.P2POp]) -> None:
+    """Start all of these at once, and return when they are done."""
+    with waiting():
+        for work in dist.batch_isend_irecv(operations) if operations else []:
+            work.wait()
 
 
 def joined_bytes(tensors: Sequence[Tensor]) -> Tensor:

@@ -9,7 +9,7 @@ from typing import Protocol
 
 from monosem.dataset.rows import DatasetRows
 from monosem.dataset.writer import DatasetWriter
-from monosem.errors import Interrupted
+from monosem.errors import InputError, Interrupted
 from monosem.learn.loop import PackLoop
 from monosem.memory import keep_freed_memory
 from monosem.stages import canary
@@ -26,11 +26,13 @@ from monosem.stream.reader import LocalSource, RowReader, Rows
 
 @dataclass
 class Status:
-    """What an executor tells while it works: steps done and wait share by run, errors by run, rows written."""
+    """What an executor tells while it works: steps done and errors by run, the share of time spent waiting for rows,
+    rows written; of a rank the seconds that its last steps took without waiting for the other ranks, on average."""
 
     steps: dict[str, int] = field(default_factory=dict)
     errors: dict[str, str] = field(default_factory=dict)
     wait_share: float = 0.0
+    step_s: float = 0.0
     note: str = ""
     written: int = 0
 
@@ -92,6 +94,11 @@ class InlineExecutor:
     local = True
 
     def plan(self, shapes: Shapes, runs: tuple[RunSpec, ...], keeps: bool) -> list[Need]:
+        parts = shapes.job.learner.feature_shards
+        if parts > 1:
+            raise InputError(
+                f"learner.feature_shards={parts}: --inline is one process; leave --inline out, or set it to 1"
+            )
         return memory_plan(shapes, [runs] if runs else [], inline=True, keeps=keeps)
 
     def execute(self, spec: SweepSpec, runs: list[RunSpec], report: Report) -> Status:
@@ -161,6 +168,7 @@ def loop_status(loop: PackLoop) -> Status:
         steps={r.name: r.step for r in loop.runs},
         errors={r.name: r.error for r in loop.runs if r.error},
         wait_share=loop.wait_share(),
+        step_s=loop.mesh.pace.mean(),
         note=note,
     )
 

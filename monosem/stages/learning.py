@@ -14,6 +14,7 @@ from monosem.host.model import HostModel
 from monosem.host.stored import load_host
 from monosem.learn.learner import Learner, finite_rows
 from monosem.learn.loop import PackLoop
+from monosem.learn.mesh import Mesh
 from monosem.learn.run import Run
 from monosem.sae.init import geometric_median, input_scale
 from monosem.stages.spec import RunSpec, SweepSpec, coefficients, shuffle_quality
@@ -25,7 +26,7 @@ from monosem.stream.reader import Rows
 from monosem.text.index import Corpus, load
 from monosem.text.selection import Selection
 from monosem.threads import torch_threads
-from monosem.track.tracker import open_tracker
+from monosem.track.tracker import NoTracker, open_tracker
 
 
 def load_inputs(spec: SweepSpec, store: Store) -> tuple[HostModel, Corpus]:
@@ -68,21 +69,23 @@ def make_loop(
     wandb_dir: str,
     should_stop: Callable[[], bool],
     report: Callable[[PackLoop], None],
+    mesh: Mesh | None = None,
 ) -> PackLoop:
     """A loop over the runs of `pack`, each restored from its last checkpoint or initialised from the stream.
 
     readers  of each hook point's rows
+    mesh     the ranks that train them together; the leading one tells the tracker
     """
-    job = spec.job
+    job, mesh = spec.job, mesh or Mesh()
     device = "cuda" if torch.cuda.is_available() else "cpu"
     start = _lazy_start(job, readers)
     settings = to_plain(job) | {"shuffle": shuffle_quality(spec)}
     runs = []
     for item in pack:
         prefix = layout.run(job.name, item.name)
-        learner = Learner(item.sae, job.train, device, slots=job.learner.slots)
+        learner = Learner(item.sae, job.train, device, slots=job.learner.slots, mesh=mesh)
         run_id = sha256(f"{store.url}/{prefix}".encode())[:16]
-        tracker = open_tracker(job.track, run_id, item.name, settings, wandb_dir)
+        tracker = open_tracker(job.track, run_id, item.name, settings, wandb_dir) if mesh.leads else NoTracker()
         run = Run(item.name, item.reads, learner, store, prefix, lineage(spec, item), tracker)
         if not run.restore():
             learner.scale = start(item.hook_point).scale

@@ -45,6 +45,11 @@ def prepare_stream(
     _check_shapes(job, host)
     widths = {name: host.model.width(name) for name in (*hook_points, *([target] if target else []))}
     runs = expand_runs(job, widths, target)
+    smallest = min(run.sae.d_sae for run in runs)
+    if job.learner.feature_shards * job.learner.replicas > smallest:
+        raise InputError(
+            f"learner.feature_shards={job.learner.feature_shards}: the smallest dictionary has {smallest:,} features"
+        )
     check_memory(Shapes(job, _order(job, 2**40), widths, host_bytes(host.model), host.model.vocab_size), runs)
     open_source(job.corpus)  # a source that cannot be read is found before anything is written
     _check_writable(store)
@@ -103,6 +108,11 @@ def _check_shapes(job: SweepJob, host: Host) -> None:
         )
     if t.batch_size % job.learner.slots:
         raise InputError(f"learner.slots={job.learner.slots}: must divide train.batch_size={t.batch_size}")
+    if job.learner.replicas > job.learner.slots:
+        raise InputError(
+            f"learner.replicas={job.learner.replicas}: at most learner.slots={job.learner.slots}, "
+            "the parts of a batch that replicas share out among themselves"
+        )
     late = [n for n in t.resample_steps if n >= t.steps]
     if late:
         raise InputError(f"train.resample_steps={t.resample_steps}: {late[0]} is not before train.steps={t.steps}")

@@ -9,6 +9,7 @@ from itertools import product
 from monosem.config.job import TOP_K, SweepJob
 from monosem.config.load import to_plain
 from monosem.errors import InputError
+from monosem.learn.mesh import Seat
 from monosem.rows.order import StreamOrder
 from monosem.rows.quality import measure_quality
 from monosem.sae.config import SaeConfig
@@ -22,7 +23,7 @@ FREE = {
     "host": ("model", "revision"),
     "corpus": ("source", "revision", "split"),
     "train": ("checkpoint_every",),
-    "learner": ("pack_parameters",),
+    "learner": ("pack_parameters", "replicas", "feature_shards"),
 }
 """Fields that may change when a sweep is run again: results do not depend on them, or only through a digest
 that stands in their place (of the host, of the corpus)."""
@@ -136,6 +137,12 @@ def _sae_config(job: SweepJob, d_in: int, factor: int, **chosen: object) -> SaeC
 def coefficients(config: SaeConfig) -> dict[str, float | None]:
     """The values of `AXES` that a dictionary's variant has; None for the others."""
     return {n: getattr(config, n) if has(config.variant, config.sparsity) else None for n, (_, has) in AXES.items()}
+
+
+def seats(job: SweepJob) -> list[Seat]:
+    """The seats of a run's learner group."""
+    c = job.learner
+    return [Seat(n, c.replicas, c.feature_shards, c.exchange) for n in range(c.replicas * c.feature_shards)]
 
 
 def slug(hook_point: str) -> str:

@@ -15,6 +15,11 @@ from tests.learn.ranks import together
 D, F, SLOTS, BATCH = 16, 128, 12, 12 * 24
 VARIANTS = {
     "relu": ({"l1_coefficient": 0.01}, {"resample_steps": [60, 120], "resample_window": 30}),
+    "relu-april": (
+        {"l1_weight": "decoder_norm", "l1_coefficient": 0.3, "decoder": "free", "error": "sum",
+         "subtract_b_dec": False, "init": "transposed", "init_norm": 0.3},
+        {"clip_norm": 1.0},
+    ),
     "topk-auxk": ({"variant": "topk", "k": 4, "aux_k": 8}, {"dead_rows": 20 * BATCH}),
     "batch_topk": ({"variant": "batch_topk", "k": 4}, {"dead_rows": 20 * BATCH}),
     "jumprelu": ({"variant": "jumprelu", "bandwidth": 0.2, "l0_coefficient": 0.01, "threshold_init": 0.1}, {}),
@@ -45,7 +50,7 @@ def rows(step: int, batch: int = BATCH) -> torch.Tensor:
 def learner_of(mesh: Mesh, variant: str, steps: int, slots: int, share: float) -> Learner:
     sae, train = VARIANTS[variant]
     config = SaeConfig(d_in=D, d_sae=F, seed=3, **sae)
-    train = {"steps": steps, "batch_size": BATCH, "lr": 3e-3, "sparse_share": share, "resample_rows": 4 * BATCH} | train
+    train = {"steps": steps, "batch_size": BATCH, "lr": 1e-3, "sparse_share": share, "resample_rows": 4 * BATCH} | train
     return Learner(config, TrainConfig(**train), slots=slots, mesh=mesh)
 
 

@@ -65,7 +65,8 @@ class Head:
     batch_wide = False
     """Whether features depend on a statistic of the whole batch."""
     joins_slots = True
-    """Whether everything it sums over rows it sums through its view, so that slots can be worked on together."""
+    """Whether everything it sums over rows it sums through its view, and does nothing to the sums (a factor would round
+    otherwise), so that slots can be worked on together."""
     gate: Tensor | None = None
     """gated: what the decoder must reconstruct from as well; `gate_back` is that error's gradient by it."""
     gate_back: Tensor

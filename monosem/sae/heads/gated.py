@@ -35,13 +35,13 @@ class Gated(Head):
     def back(self, g: Tensor, share: float) -> Back:
         view = self.view
         g.masked_fill_(self.f <= 0, 0.0)
-        own = {"b_mag": view.sum_F(g), "r_mag": view.sum_F(g * self.p) * self.params["r_mag"].exp()}
+        own = {"b_mag": view.sum_F(g), "r_mag": view.sum_F(g * self.p * self.scale)}
         gate, norm_F = self.gate_back, None
         if self.n_F is None:
             gate.add_(self.l1 * share)
         else:
             gate.add_(view.at(self.n_F), alpha=self.l1 * share)
-            norm_F = view.sum_F(self.gate) * (self.l1 * share)
+            norm_F = view.sum_F(self.gate * (self.l1 * share))
         gate.masked_fill_(self.gate <= 0, 0.0)
         own["b_enc"] = view.sum_F(gate)
         p = g.mul_(self.scale).add_(gate)

@@ -45,7 +45,7 @@ class Relu(Head):
             g.add_(slope, alpha=self.l1 * share) if isinstance(slope, Tensor) else g.add_(self.l1 * share)
         else:
             g.add_(slope * self.view.at(self.n_F), alpha=self.l1 * share)
-            norm_F = self.view.sum_F(self._powered()) * (self.l1 * share)
+            norm_F = self.view.sum_F(self._powered() * (self.l1 * share))
         found = self._through_relu(g)
         found.norm_F = norm_F
         return found

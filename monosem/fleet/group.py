@@ -1,0 +1,63 @@
+"""The actors of one pack: a rank each, placed together, that live and die together."""
+
+from collections.abc import Callable, Sequence
+
+import ray
+from ray.util.placement_group import placement_group, remove_placement_group
+from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
+
+from monosem.fleet.learners import LearnerActor
+from monosem.fleet.policy import CPUS
+from monosem.stages.spec import RunSpec, SweepSpec, seats
+
+SLOW = 1.5
+"""A rank whose own work takes this many times the median of its group's is named."""
+
+
+class LearnerGroup:
+    """Its ranks; the first leads. `calls` end when a rank's work has, or its process."""
+
+    def __init__(self, spec: SweepSpec, pack: list[RunSpec], name: str, shards: dict[int, object], gpus: float):
+        self.pack, self.name = pack, name
+        places = seats(spec.job)
+        self.bundles = None
+        options: list[dict] = [{"num_cpus": CPUS["learner"], "num_gpus": gpus} for _ in places]
+        if len(places) > 1:
+            bundle = {"CPU": CPUS["learner"]} | ({"GPU": gpus} if gpus else {})
+            self.bundles = placement_group([bundle] * len(places), strategy="PACK")
+            for rank, option in enumerate(options):
+                option["scheduling_strategy"] = PlacementGroupSchedulingStrategy(self.bundles, rank)
+        self.names = [f"{name}.{seat.rank}" for seat in places]
+        self.actors = [
+            LearnerActor.options(**option).remote(spec, pack, reader, shards, seat)
+            for option, reader, seat in zip(options, self.names, places, strict=True)
+        ]
+        place = self.actors[0].open_place.remote() if len(places) > 1 else None
+        self.calls = [actor.work.remote(place) for actor in self.actors]
+        self.told_slow: set[int] = set()
+
+    def tell(self, what: Callable) -> None:
+        """`what(actor)` of every rank."""
+        for actor in self.actors:
+            what(actor)
+
+    def end(self) -> None:
+        for actor in self.actors:
+            ray.kill(actor)
+        if self.bundles is not None:
+            remove_placement_group(self.bundles)
+
+    def slow_ranks(self, step_s: Sequence[float]) -> list[str]:
+        """A line for each rank that has become slower than the others, once."""
+        known = sorted(s for s in step_s if s > 0)
+        if len(known) < max(2, len(self.actors)):
+            return []
+        median, lines = known[(len(known) - 1) // 2], []
+        for rank, seconds in enumerate(step_s):
+            if seconds > SLOW * median and rank not in self.told_slow:
+                self.told_slow.add(rank)
+                lines.append(
+                    f"learner of {', '.join(run.name for run in self.pack)}: rank {rank} of {len(self.actors)} is slow, "
+                    f"{1000 * seconds:,.0f} ms of own work a step, the others {1000 * median:,.0f}"
+                )
+        return lines
