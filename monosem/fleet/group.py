@@ -57,7 +57,7 @@ class LearnerGroup:
             if seconds > SLOW * median and rank not in self.told_slow:
                 self.told_slow.add(rank)
                 lines.append(
-                    f"learner of {', '.join(run.name for run in self.pack)}: rank {rank} of {len(self.actors)} is slow, "
+                    f"learner of {', '.join(run.name for run in self.pack)}: rank {rank} of {len(self.actors)} slow: "
                     f"{1000 * seconds:,.0f} ms of own work a step, the others {1000 * median:,.0f}"
                 )
         return lines

@@ -31,10 +31,11 @@ class Adam:
 
     def __init__(self, sae: Sae, train: TrainConfig, own: tuple[int, int]):
         self.sae, self.train, self.own = sae, train, own
-        self.moments = {name: {key: _zeros(self._moved(name, t)) for key in MOMENTS} for name, t in sae.tensors().items()}
+        moved = {name: self._moved(name, t) for name, t in sae.tensors().items()}
+        self.moments = {name: {key: _zeros(t) for key in MOMENTS} for name, t in moved.items()}
 
     def step(self, gradients: dict[str, Tensor], step: int, lr: float, unit: bool) -> None:
-        """Step `step`, counted from 1, with gradients of what is moved. unit: decoder rows have unit norm and keep it."""
+        """Step `step`, counted from 1, with gradients of what is moved. unit: decoder rows keep unit norm."""
         kernels, train = kernels_for(self.sae.W_dec.device), self.train
         for name, t in self.sae.tensors().items():
             tensors = (self._moved(name, t), gradients[name], *(self.moments[name][key] for key in MOMENTS))

@@ -253,8 +253,7 @@ class Learner:
                 g -= (g * W_dec).sum(dim=1, keepdim=True) * W_dec
             self._clip(gradients)
         self.adam.step(gradients, self.steps_done + 1, lr_at(self.steps_done, self.train), unit)
-        self.mesh.spread(self.sae.W_dec)
-        self.mesh.spread(self.sae.W_enc.T)
+        self.mesh.spread(self.sae.W_dec, self.sae.W_enc.T)
         if self.config.variant == "jumprelu":
             self.sae.threshold.clamp_(min=0.0)
 

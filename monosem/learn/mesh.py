@@ -2,9 +2,9 @@
 
 A mesh of R replicas times S parts has R S ranks; rank = replica * S + part. A replica sees some of a batch's slots; a
 part holds some of the features, and a replica's part owns some of those: it alone keeps their moments and moves their
-rows of W_dec and W_enc, which the other replicas then get from it. Vectors are small, and everybody moves them alike.
+rows of W_dec and W_enc, which the other replicas then get from it. Vectors are small: everybody moves them alike.
 
-What is said between ranks is a function of the config, so that all know what comes next. Everything is torch.distributed:
+What ranks say is a function of the config, so that all know what comes next. Everything is torch.distributed:
 gloo between CPUs, NCCL between GPUs. A mesh of one says nothing.
 """
 
@@ -81,13 +81,14 @@ class SharedPart(Part):
 class Mesh:
     """This process's seat among the ranks, and what they tell each other. Without `open` it is a mesh of one."""
 
-    def __init__(self, seat: Seat = Seat()):  # noqa: B008  (a frozen value)
+    def __init__(self, seat: Seat = Seat()):
         self.seat = seat
         self.replica_group: dist.ProcessGroup | None = None  # of this part in all replicas
         self.part_group: dist.ProcessGroup | None = None  # of this replica's parts
         self.tree = seat.replicas > 1 and seat.exchange == "tree"
         self.ring = seat.replicas > 1 and seat.exchange == "ring"
         self.pace = Pace()
+        self.rooms: dict[tuple, Tensor] = {}  # memory that others' rows come into, step after step
 
     def open(self, store: dist.Store, device: str = "cpu") -> "Mesh":
         """Meet the others at `store`; returns when all are there."""
@@ -129,7 +130,7 @@ class Mesh:
         return nodes(slots, *share(slots, self.seat.replicas, replica))
 
     def gather_slots(self, slots: int) -> Callable[[list[Tensor]], list[list[Tensor]]] | None:
-        """From a vector per slot of this rank to those of all slots, each of every part; None: there is only this rank."""
+        """From a vector per slot of this rank to those of all slots, each of every part; None: this rank is alone."""
         if self.seat.world == 1:
             return None
         R, S = self.seat.replicas, self.seat.parts
@@ -160,13 +161,12 @@ class Mesh:
         self._swap_matrices(slots, found, said, dead_F)
         return combine(slots, said)
 
-    def spread(self, rows: Tensor) -> None:
+    def spread(self, *matrices: Tensor) -> None:
         """Rows [F, width] of this part's features, in place: each replica has moved its own, and gets the others'."""
-        if not self.tree:
-            return
-        F, R = len(rows), self.seat.replicas
-        ranges = [share(F, R, k) for k in range(R)]
-        said_to_all(rows[slice(*ranges[self.seat.replica])], [rows[lo:hi] for lo, hi in ranges], self.replica_group)
+        if self.tree:
+            R = self.seat.replicas
+            ranges = [share(len(matrices[0]), R, k) for k in range(R)]
+            said_to_all([[rows[lo:hi] for lo, hi in ranges] for rows in matrices], self.replica_group)
 
     def of_replicas(self, mine: Tensor) -> list[Tensor]:
         """Every replica's tensor, in order; they may differ in their first dimension."""
@@ -203,10 +203,19 @@ class Mesh:
         dist.broadcast(flag, 0)
         return bool(flag.item())
 
+    def _room(self, whose: tuple, rows: int, like: Tensor) -> Tensor:
+        """Room for some rows as wide as those of `like`; what was in it before is done with."""
+        held = self.rooms.get(whose)
+        if held is None or held.shape != (rows, like.shape[1]) or held.dtype != like.dtype:
+            held = self.rooms[whose] = like.new_empty(rows, like.shape[1])
+        return held
+
     def _common(self, slots: int, mine: list[Sums]) -> dict[Node, Sums]:
         """All but the matrices of every replica's subtrees."""
         R, flat = self.seat.replicas, [_small(sums) for sums in mine]
-        every = gathered(torch.cat([joined_bytes(tensors) for tensors in flat]), R, self.replica_group)
+        mine_bytes = torch.cat([joined_bytes(tensors) for tensors in flat])
+        lengths = [len(mine_bytes) // len(mine) * len(self.nodes(slots, k)) for k in range(R)]
+        every = gathered(mine_bytes, R, self.replica_group, lengths)
         said: dict[Node, Sums] = {}
         for replica, data in enumerate(every):
             theirs = self.nodes(slots, replica)
@@ -232,17 +241,17 @@ class Mesh:
                 for name, t in sums.matrices.items():
                     _post(operations, dist.isend, t[slice(*cuts[k][name])], peers[k], self.replica_group)
             for node in self.nodes(slots, k):
-                room = said[node].matrices = {
-                    n: t.new_empty(_rows(cuts[seat.replica][n]), t.shape[1]) for n, t in sample.matrices.items()
+                said[node].matrices = {
+                    n: self._room((k, node, n), _rows(cuts[seat.replica][n]), t) for n, t in sample.matrices.items()
                 }
-                for t in room.values():
+                for t in said[node].matrices.values():
                     _post(operations, dist.irecv, t, peers[k], self.replica_group)
         done(operations)
 
 
 def combine_matrices(parts: Sequence[Sums]) -> dict[str, Tensor]:
     """This rank's own sum, for all-reduce."""
-    return {name: sum(p.matrices[name] for p in parts[1:]) + t if parts[1:] else t for name, t in parts[0].matrices.items()}
+    return {name: sum((p.matrices[name] for p in parts[1:]), t) for name, t in parts[0].matrices.items()}
 
 
 def _post(operations: list, what: Callable, t: Tensor, peer: int, group: dist.ProcessGroup) -> None:
@@ -269,6 +278,7 @@ def _small(sums: Sums) -> list[Tensor]:
 
 def _from_small(like: Sums, tensors: list[Tensor]) -> Sums:
     n = len(like.vectors)
+    vectors, figures = tensors[:n], tensors[n + 1 :]
     return Sums(
-        {}, dict(zip(like.vectors, tensors[:n], strict=True)), tensors[n], **dict(zip(FIGURES, tensors[n + 1 :], strict=True))
+        {}, dict(zip(like.vectors, vectors, strict=True)), tensors[n], **dict(zip(FIGURES, figures, strict=True))
     )

@@ -92,7 +92,8 @@ class Run:
             self._drop_curve_after(checkpoint.step if checkpoint else 0)
         if checkpoint is None:
             return False
-        learner.load_state(assembled(_ranged(checkpoint, learner.config.d_sae), learner.first, learner.end), checkpoint.step)
+        shares = _ranged(checkpoint, learner.config.d_sae)
+        learner.load_state(assembled(shares, learner.first, learner.end), checkpoint.step)
         self.topologies = checkpoint.meta.get("feature_shards", [])
         self.started_at = self.committed_at = checkpoint.step
         self.rows_digest = checkpoint.meta["rows_digest"]

@@ -9,31 +9,36 @@ from torch import Tensor
 from monosem.learn.pace import waiting
 
 
-def gathered(t: Tensor, ranks: int, group: dist.ProcessGroup | None) -> list[Tensor]:
-    """Every rank's vector, in the group's order; they may differ in length."""
-    length = torch.tensor([len(t)], device=t.device)
-    lengths = [torch.empty_like(length) for _ in range(ranks)]
-    with waiting():
-        dist.all_gather(lengths, length, group=group)
-    longest = max(int(n) for n in lengths)
+def gathered(
+    t: Tensor, ranks: int, group: dist.ProcessGroup | None, lengths: Sequence[int] | None = None
+) -> list[Tensor]:
+    """Every rank's vector, in the group's order. They may differ in length: `lengths`, or they are asked for first."""
+    if lengths is None:
+        mine = torch.tensor([len(t)], device=t.device)
+        every = [torch.empty_like(mine) for _ in range(ranks)]
+        with waiting():
+            dist.all_gather(every, mine, group=group)
+        lengths = [int(n) for n in every]
+    longest = max(lengths)
     if longest == 0:
         return [t] * ranks
     padded = torch.nn.functional.pad(t, (0, longest - len(t))).contiguous()
     found = [torch.empty_like(padded) for _ in range(ranks)]
     with waiting():
         dist.all_gather(found, padded, group=group)
-    return [data[: int(n)] for data, n in zip(found, lengths, strict=True)]
+    return [data[:n] for data, n in zip(found, lengths, strict=True)]
 
 
-def said_to_all(mine: Tensor, places: Sequence[Tensor], group: dist.ProcessGroup) -> None:
-    """Send `mine` to all others of the group, and receive theirs in their places, contiguous each."""
+def said_to_all(places: Sequence[Sequence[Tensor]], group: dist.ProcessGroup) -> None:
+    """Each of these has a place per rank: send what is in this rank's own to all others, and receive theirs in theirs."""
     peers, me, operations = dist.get_process_group_ranks(group), dist.get_rank(group), []
-    for k, place in enumerate(places):
-        if k != me:
-            if mine.numel():
-                operations.append(dist.P2POp(dist.isend, mine, peers[k], group))
-            if place.numel():
-                operations.append(dist.P2POp(dist.irecv, place, peers[k], group))
+    for of_ranks in places:
+        for k, place in enumerate(of_ranks):
+            if k != me:
+                if of_ranks[me].numel():
+                    operations.append(dist.P2POp(dist.isend, of_ranks[me], peers[k], group))
+                if place.numel():
+                    operations.append(dist.P2POp(dist.irecv, place, peers[k], group))
     done(operations)
 
 

@@ -68,7 +68,7 @@ def with_statistic(
     slots    of the whole batch
     rows     that count, of the whole batch; None: those of `nodes`
 
-    The encoder's products come back too, by subtree, unless they are large: those are made anew when they are asked for.
+    The encoder's products come back too, by subtree, unless they are large: those are made anew when asked for.
     """
     head, sae = step.head(), step.sae
     if not head.batch_wide:

@@ -20,7 +20,6 @@ from monosem.sae.config import SaeConfig
 from monosem.sae.heads import head_of
 from monosem.sae.part import Part
 
-
 FEATURE_AXIS = {"W_dec": 0, "W_enc": 1, "b_enc": 0, "threshold": 0, "r_mag": 0, "b_mag": 0}
 """Along which axis of a parameter its features lie; parameters that are not here belong to no feature."""
 

@@ -186,7 +186,8 @@ def _sums(
         g_BO = g_BO + second.g_PBO[0]
     vectors = _vectors(sae, head, back, view, g_BO, xc_BD, rows)
     if step.dead:
-        aux = total([_aux(step, p, decoded.r_BO[lo:hi], xc_BD[lo:hi]) for p, (lo, hi) in zip(pres, rows.ranges, strict=True)])
+        pairs = zip(pres, rows.ranges, strict=True)
+        aux = total([_aux(step, pre, decoded.r_BO[lo:hi], xc_BD[lo:hi]) for pre, (lo, hi) in pairs])
         matrices |= {"aux.W_dec": aux.W_dec, "aux.W_enc": aux.W_enc}
         vectors["aux.b_enc"], errors[-1] = aux.b_enc, aux.loss
     fired_F, active = view.fired_F(f), torch.count_nonzero(f)

@@ -1,7 +1,7 @@
 """What a step sums over rows, and what it makes of the sums.
 
-Everything that is not a plain sum over rows waits until all slots have been added (`finish`): the sums are then all that
-ranks need to tell each other, and the gradient's bits follow from the tree (`tree.py`) alone.
+Everything that is not a plain sum over rows waits until all slots have been added (`finish`): the sums are then all
+that ranks need to tell each other, and the gradient's bits follow from the tree (`tree.py`) alone.
 
 Shape letters: B rows of a batch, D d_in, F features, O d_out, n dead features.
 """
@@ -39,8 +39,9 @@ class Sums:
     least: Tensor
 
     def __add__(self, other: "Sums") -> "Sums":
+        """In place of this one's matrices, which are large."""
         return Sums(
-            {name: t + other.matrices[name] for name, t in self.matrices.items()},
+            {name: t.add_(other.matrices[name]) for name, t in self.matrices.items()},
             {name: t + other.vectors[name] for name, t in self.vectors.items()},
             self.fired_F | other.fired_F,
             self.errors + other.errors,

@@ -3,9 +3,9 @@
     <prefix>/objects/<sha256>.safetensors      tensors: all of them, or the shares of several ranks
     <prefix>/log/<step>.json                   {"step", "shares": [{"object", "bytes", "features"} ...], "meta"}
 
-The record is the commit. A checkpoint exists once its record does. The record is written last and only if it is not there
-yet, so a kill at any moment leaves the previous checkpoint whole, and a second writer of the same
-run is noticed instead of mixed in. Everything read back is checked against its digest.
+The record is the commit: a checkpoint exists once its record does. That is written last and only if it is not there
+yet, so a kill at any moment leaves the previous checkpoint whole, and a second writer of the same run is noticed
+instead of mixed in. Everything read back is checked against its digest.
 """
 
 from dataclasses import dataclass

@@ -15,18 +15,24 @@ from torch import Tensor
 
 from monosem.config.job import TrainConfig
 from monosem.learn.learner import Learner
+from monosem.learn.mesh import Mesh
 from monosem.sae.config import SaeConfig
+from monosem.sae.init import init_sae
 
 LR = 1e-9
 Step = Callable[[Tensor], object]
 
 
-def settled_learner(x: Tensor, features: int, active: int, variant: str = "relu", **train: object) -> Learner:
+def settled_learner(
+    x: Tensor, features: int, active: int, variant: str = "relu", slots: int = 1, mesh: Mesh | None = None,
+    **train: object,
+) -> Learner:  # fmt: skip
     """A learner whose dictionary is active in about `active` features of each row, as a trained one is."""
     sae = SaeConfig(d_in=x.shape[1], d_sae=features, variant=variant, k=active, aux_coefficient=0.0, bandwidth=0.05)
-    learner = Learner(sae, TrainConfig(batch_size=len(x), lr=LR, **train))
+    learner = Learner(sae, TrainConfig(batch_size=len(x), lr=LR, **train), slots=slots, mesh=mesh)
     some = x[:256]
-    bound = float((some @ learner.sae.W_enc).flatten().topk(active * len(some), sorted=False).values.min())
+    product = some @ (learner.sae.W_enc if mesh is None else init_sae(sae).W_enc)
+    bound = float(product.flatten().topk(active * len(some), sorted=False).values.min())
     if variant == "jumprelu":
         learner.sae.threshold.fill_(bound)
     elif variant in ("relu", "gated"):

@@ -1,0 +1,112 @@
+"""What a learner group gains and costs: two ranks, a core each, against one rank on one core; slots; tree and ring.
+
+    python tests/bench/group.py [--repeat 9] [--rows 4096]
+
+All take turns in one run: the leading rank works alone while the other waits, then both together.
+"""
+
+import argparse
+import os
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parents[2]))
+
+import torch
+import torch.distributed as dist
+
+from monosem.learn.mesh import Mesh, Seat
+from monosem.memory import keep_freed_memory
+from tests.bench.contenders import settled_learner
+from tests.bench.timing import say, say_json
+from tests.learn.ranks import together
+
+D_IN, ACTIVE, DATA_PARALLEL, SHARDED = 512, 20, 4096, 32768
+Work = tuple[bool, Callable[[], object]]
+"""Whether both ranks do it, and what."""
+
+
+def like(mesh: Mesh, exchange: str) -> Mesh:
+    """The same ranks, with another exchange."""
+    other = Mesh(Seat(mesh.seat.rank, mesh.seat.replicas, mesh.seat.parts, exchange))
+    other.replica_group, other.part_group = mesh.replica_group, mesh.part_group
+    return other
+
+
+def timed(mesh: Mesh, rows: int, repeat: int) -> dict[str, float]:
+    """Median seconds of every contender, by the leading rank's clock."""
+    keep_freed_memory()
+    os.sched_setaffinity(0, {sorted(os.sched_getaffinity(0))[mesh.seat.rank]})
+    torch.manual_seed(0)
+    x = torch.randn(rows, D_IN)
+    contenders = replicas_of(mesh, x) if mesh.seat.replicas > 1 else parts_of(mesh, x)
+    times: dict[str, list[float]] = {name: [] for name in contenders}
+    for turn in range(repeat + 2):
+        for name, (together, step) in contenders.items():
+            dist.barrier()
+            began = time.perf_counter()
+            if together or mesh.leads:
+                step()
+            dist.barrier()
+            if turn >= 2:
+                times[name].append(time.perf_counter() - began)
+    return {name: statistics.median(values) for name, values in times.items()}
+
+
+def replicas_of(mesh: Mesh, x: torch.Tensor) -> dict[str, Work]:
+    def step(**more: object) -> Callable[[], object]:
+        learner = settled_learner(x, DATA_PARALLEL, ACTIVE, precision="bf16", **more)
+        return lambda: learner.step(x)
+
+    ring = like(mesh, "ring")
+    return {
+        "one rank, 1 slot": (False, step()),
+        "one rank, 8 slots": (False, step(slots=8)),
+        "two replicas, 2 slots": (True, step(slots=2, mesh=mesh)),
+        "two replicas, 8 slots": (True, step(slots=8, mesh=mesh)),
+        "two replicas, 2 slots, ring": (True, step(slots=2, mesh=ring)),
+    }
+
+
+def parts_of(mesh: Mesh, x: torch.Tensor) -> dict[str, Work]:
+    def step(variant: str, **more: object) -> Callable[[], object]:
+        learner = settled_learner(x, SHARDED, ACTIVE, variant, precision="bf16", **more)
+        return lambda: learner.step(x)
+
+    return {
+        "one rank, relu": (False, step("relu")),
+        "two parts, relu": (True, step("relu", mesh=mesh)),
+        "one rank, topk": (False, step("topk")),
+        "two parts, topk": (True, step("topk", mesh=mesh)),
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--repeat", type=int, default=9)
+    parser.add_argument("--rows", type=int, default=4096)
+    given = parser.parse_args()
+    dp = together(timed, 2, 1, given.rows, given.repeat)[0]
+    fs = together(timed, 1, 2, given.rows, given.repeat)[0]
+    for title, found in ((f"{DATA_PARALLEL:,} features", dp), (f"{SHARDED:,} features", fs)):
+        say(f"\n{title}, batch {given.rows:,}, a core per rank")
+        for name, seconds in found.items():
+            say(f"{name:34} {seconds * 1000:8.1f} ms")
+    ratios = {
+        "data parallel, gain": dp["one rank, 1 slot"] / dp["two replicas, 2 slots"],
+        "data parallel, 8 slots, gain": dp["one rank, 1 slot"] / dp["two replicas, 8 slots"],
+        "8 slots over 1, one rank": dp["one rank, 8 slots"] / dp["one rank, 1 slot"],
+        "8 slots in a tree over ring": dp["two replicas, 8 slots"] / dp["two replicas, 2 slots, ring"],
+        "feature sharded relu, gain": fs["one rank, relu"] / fs["two parts, relu"],
+        "feature sharded topk, gain": fs["one rank, topk"] / fs["two parts, topk"],
+    }
+    for name, value in ratios.items():
+        say(f"{name:34} {value:8.2f}")
+    say_json(bench="group", rows=given.rows, seconds=dp | fs, ratios=ratios)
+
+
+if __name__ == "__main__":
+    main()
