@@ -59,7 +59,8 @@ def room_for_groups(spec: SweepSpec, trains: bool, keepers: int) -> int:
     room = int((have.get("CPU", 0) - others + 1e-6) / (ranks * CPUS["learner"])) if trains else 0
     if have.get("CPU", 0) < others or (trains and room < 1):
         raise InputError(
-            f"stream.workers={stream.workers}, stream.shards={stream.shards} and a learner of {ranks} ranks need "
+            f"stream.workers={stream.workers}, stream.shards={stream.shards} and a learner of {ranks} "
+            f"rank{'s' if ranks > 1 else ''} (learner.replicas x learner.feature_shards) need "
             f"{others + ranks * CPUS['learner']:.1f} CPUs, the cluster has {have.get('CPU', 0):.0f}; ask for fewer"
         )
     stored, place = object_store_bytes(shapes_of(spec)), have.get("object_store_memory", 0)

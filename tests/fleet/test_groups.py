@@ -45,10 +45,10 @@ def test_replicas_leave_no_trace_though_a_rank_dies(tiny_job, tmp_path, inline_d
     assert digests(store) == inline_digests
 
 
-def test_parts_and_replicas_follow_the_inline_run(tiny_job, tmp_path, inline_digests):
-    """In two parts the bits are others, the result is not; stopped and gone on with as one replica of one part."""
+def test_parts_follow_the_inline_run(tiny_job, tmp_path, inline_digests):
+    """In two parts the bits are others, the result is not; stopped, and gone on with as one part."""
     store = tmp_path / "store"
-    process = start(tiny_job, f"store={store}", "learner.feature_shards=2", "learner.replicas=2")
+    process = start(tiny_job, f"store={store}", "learner.feature_shards=2")
     try:
         wait_until(lambda: step(store) >= 100)
     finally:
