@@ -58,8 +58,8 @@ def plan(args: argparse.Namespace) -> int:
     from monosem.config.job import SweepJob
     from monosem.config.load import load_job
     from monosem.report.plan import show_plan
-    from monosem.stages.planning import check_fit, choose_cluster, choose_rates, wishes_of
     from monosem.stages.plan import make_plan, outline_job
+    from monosem.stages.planning import check_fit, choose_cluster, choose_rates, wishes_of
 
     job, wishes = load_job(SweepJob, args.job, args.overrides), wishes_of(args.inline, args.l0, args.efficiency)
     if args.address:

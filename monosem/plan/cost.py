@@ -14,7 +14,7 @@ n = b L0 / S its active entries.
     wire, shards    all-reduce of the reconstruction: 2 (S-1)/S 4 B b O
 
 A variant that needs a batch-wide statistic makes the encoder's product twice if there is more than one slot; gated
-decodes twice. AuxK and resampling are not counted: both depend on what dies.
+decodes twice, and with `gate_decoder: shared` has two gradients of the decoder. AuxK and resampling are not counted: both depend on what dies.
 """
 
 import math
@@ -119,16 +119,17 @@ def step_cost(sae: SaeConfig, batch_size: int, mesh: Mesh, l0: float, share: flo
     b, f, D, O = mesh.rows(batch_size), mesh.features(sae.d_sae), sae.d_in, sae.width_out  # noqa: E741
     encodes = 2 if sae.variant in BATCH_WIDE and mesh.slots > 1 else 1
     decodes = 2 if sae.variant == "gated" else 1
+    trains = 2 if sae.variant == "gated" and sae.gate_decoder == "shared" else 1
     product = 2 * b * D * f * encodes
     skip = 4 * b * D * O if sae.skip else 0
     P = mesh.parameters(sae)
-    dense = product + 2 * b * f * (O * (2 * decodes + 1) + D) + skip
+    dense = product + 2 * b * f * (O * (2 * decodes + trains) + D) + skip
     n = b * active_of(sae, l0) / mesh.shards
     sparse = is_sparse(sae, l0, share)
     return StepCost(
         way="sparse" if sparse else "dense",
         rows=b,
-        gathered=n * (O * (2 * decodes + 1) + D) if sparse else 0.0,
+        gathered=n * (O * (2 * decodes + trains) + D) if sparse else 0.0,
         product=product + (skip if sparse else 0),
         dense=0 if sparse else dense,
         elements=b * f,

@@ -30,7 +30,7 @@ class HostShape:
 def from_outline(config: HostConfig, hook_points: list[str]) -> HostShape:
     o = config.outline
     return HostShape(
-        widths={name: o.width for name in hook_points},
+        widths=dict.fromkeys(hook_points, o.width),
         flops_per_token=2.0 * o.parameters * o.depth,
         bytes=o.parameters * BYTES[config.precision],
         vocab_size=o.vocab_size,

@@ -9,8 +9,9 @@ Of one dictionary on one rank, P_s parameters (`cost.Mesh.parameters`), all numb
     work           of a dense step some matrices [rows of a slot, f]; of a sparse one a tile of the encoder's product
     clock          8 B per feature: when it last fired
 
-A checkpoint is made in memory before it is written: 12 B P_s packed, and the encoder and its moments once more in the
-order of the file. Step and checkpoint do not happen at once, so the larger of them counts.
+A checkpoint is made in memory before it is written: 12 B of what a rank owns packed, twice for a moment (safetensors
+copies its result), and the encoder and its moments once more in the order of the file. Step and checkpoint do not happen
+at once, so the larger of them counts.
 """
 
 from collections.abc import Sequence
@@ -26,11 +27,14 @@ KEPT = 2
 """Checkpoints of a run that stay (`store.checkpoints.KEEP`)."""
 DENSE_WORK = {"relu": 3, "topk": 5, "batch_topk": 7, "matryoshka": 8, "jumprelu": 7, "gated": 7}
 """fp32 matrices [rows of a slot, f] that a dense step of each variant holds at a time."""
+DENSE_AT_FIRST = ("relu", "jumprelu", "gated")
+"""Variants whose untrained dictionaries are active in more features than a sparse step takes."""
 
 
 @dataclass(frozen=True)
 class RankMemory:
-    """Bytes by part, of one dictionary on one rank. `checkpoint`: what packing one adds, in place of a step."""
+    """Bytes by part, of one dictionary on one rank. `packed`: its part of a checkpoint; `checkpoint`: what making that
+    adds, in place of a step."""
 
     parameters: int
     moments: int
@@ -38,6 +42,7 @@ class RankMemory:
     factors: int
     work: int
     clock: int
+    packed: int
     checkpoint: int
 
     @property
@@ -46,9 +51,14 @@ class RankMemory:
         return self.parameters + self.moments + self.clock
 
     @property
-    def passing(self) -> int:
-        """Most that a step, or a checkpoint, adds."""
-        return max(self.gradients + self.factors + self.work, self.checkpoint)
+    def step(self) -> int:
+        """What a step adds."""
+        return self.gradients + self.factors + self.work
+
+    @property
+    def on_device(self) -> int:
+        """All of it at its peak where checkpoints are packed elsewhere: on a GPU."""
+        return self.held + self.step
 
 
 def rank_memory(
@@ -71,7 +81,8 @@ def rank_memory(
             sparse_work(sae, slot, f, precision) if sparse else 0,
         ),
         clock=8 * f,
-        checkpoint=packing(sae, P, owned, f),
+        packed=CHECKPOINT * owned + 8 * f,
+        checkpoint=2 * (CHECKPOINT * owned + 8 * f) + CHECKPOINT * sae.d_in * f * owned // P,
     )
 
 
@@ -84,13 +95,6 @@ def sparse_work(sae: SaeConfig, slot: int, f: int, precision: str) -> int:
     size = 2 if precision == "bf16" else FLOAT
     rows = slot if sae.variant in ("batch_topk", "matryoshka") else min(slot, max(TILE_ROWS, TILE_BYTES // (f * size)))
     return rows * f * size + 4 * FLOAT * slot * (sae.d_in + sae.width_out * len(sae.ends))
-
-
-def packing(sae: SaeConfig, parameters: int, owned: int, f: int) -> int:
-    """A rank's part of a checkpoint as bytes, and copies of what does not lie in the file's order, the encoder's."""
-    share = owned / parameters
-    encoder = sae.d_in * f
-    return int(FLOAT * (1 + 2) * owned + FLOAT * 3 * encoder * share)
 
 
 def storage_bytes(runs: Sequence[SaeConfig]) -> dict[str, int]:

@@ -64,7 +64,7 @@ def suggest(rank_bytes: Callable[[Mesh], int], runs: tuple[str, ...], mesh: Mesh
         Mesh(R, 1 << n, mesh.slots)
         for n in range(MOST_SHARDS.bit_length())
         for R in {1, mesh.replicas, *(1 << m for m in range(mesh.slots.bit_length()))}
-        if R <= mesh.slots
+        if mesh.slots >= R
     ]
     for other in sorted(meshes, key=lambda m: (m.ranks, m.replicas)):
         if room.devices and other.ranks > room.devices:

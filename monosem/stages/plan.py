@@ -14,10 +14,10 @@ from monosem.plan.cluster import Cluster
 from monosem.plan.cost import FLOAT, Mesh, active_of, is_sparse, step_cost, wire_bytes
 from monosem.plan.devices import ASSUMED_EFFICIENCY, DATASHEET, Datasheet, Measured
 from monosem.plan.hosts import HostShape, forward_flops, from_outline
-from monosem.plan.memory import CHECKPOINT, rank_memory, storage_bytes
+from monosem.plan.memory import CHECKPOINT, DENSE_AT_FIRST, RankMemory, rank_memory, storage_bytes
 from monosem.plan.pace import Pace, StreamPace, wave_pace
 from monosem.plan.placement import Group, Room, suggest, waves
-from monosem.stages.budget import GIB, Shapes, bound_of, estimate_plan, host_bytes, memory_plan
+from monosem.stages.budget import BASE, GIB, Shapes, host_bytes, inline_bytes, learner_bytes, memory_plan
 from monosem.stages.prepare import check_shapes, order_of
 from monosem.stages.spec import RunSpec, expand_runs, pack_runs
 
@@ -132,27 +132,30 @@ def _group(planned: Planned, pack: list[RunSpec], mesh: Mesh, on_device: bool, w
 
 
 def _rank_bytes(planned: Planned, pack: list[RunSpec], mesh: Mesh, on_device: bool, wishes: Wishes) -> int:
+    s, width = planned.shapes, sum(planned.shapes.widths[n] for n in pack[0].reads)
+    if wishes.inline:
+        return inline_bytes(s, pack, 0)
     if not on_device:
-        return bound_of(planned.shapes, pack, mesh, wishes.inline)
+        return BASE["actor"] + learner_bytes(s, pack, width, mesh)
     memories = [_memory(planned, run, mesh, wishes) for run in pack]
-    rows = 4 * mesh.rows(planned.job.train.batch_size) * sum(planned.shapes.widths[n] for n in pack[0].reads) * FLOAT
-    return sum(m.held for m in memories) + max(m.passing for m in memories) + rows
+    rows = 4 * mesh.rows(planned.job.train.batch_size) * width * FLOAT
+    return sum(m.held for m in memories) + max(m.step for m in memories) + rows
 
 
-def _memory(planned: Planned, run: RunSpec, mesh: Mesh, wishes: Wishes):
+def _memory(planned: Planned, run: RunSpec, mesh: Mesh, wishes: Wishes) -> RankMemory:
     train = planned.job.train
-    dense = run.sae.variant in ("relu", "jumprelu", "gated")
+    dense = run.sae.variant in DENSE_AT_FIRST
     return rank_memory(run.sae, train.batch_size, mesh, train.precision, train.sparse_share, dense, wishes.l0)
 
 
 def _room(planned: Planned, cluster: Cluster, wishes: Wishes) -> tuple[Room, list[dict], list[str]]:
     """What the cluster leaves for learners, the processes of the stream, and notes on both."""
-    s = planned.shapes
-    needs = [] if wishes.inline else memory_plan(s, [], inline=False, keeps=s.job.stream.tee is not None)
-    rows = [{"process": n.name, "count": n.count, "bound_bytes": n.bytes} for n in needs]
+    s, keeps = planned.shapes, planned.job.stream.tee is not None
+    needs = memory_plan(s, planned.packs, wishes.inline, keeps, planned.mesh, wishes.l0)
+    rows = [{"process": n.name, "count": n.count, "bytes": n.estimate, "bound_bytes": n.bytes} for n in needs]
     if not cluster.kind:
         free = sorted((node.memory for node in cluster.nodes), reverse=True)
-        for need in needs:
+        for need in [] if wishes.inline else [n for n in needs if not n.name.startswith("learner of ")]:
             for _ in range(need.count):
                 free.sort(reverse=True)
                 free[0] -= need.bytes

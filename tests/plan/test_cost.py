@@ -1,6 +1,7 @@
 """Counts of a step against real tensors, torch's own count of FLOPs, and brute force over meshes."""
 
 import gc
+import math
 import weakref
 
 import pytest
@@ -67,7 +68,7 @@ def test_one_rank_holds_what_a_learner_holds(variant):
         config("relu", transcoder=True, d_out=40),
         config("relu", transcoder=True, skip=True, d_out=40),
     ],
-    ids=str,
+    ids=lambda sae: f"{sae.variant}-{sae.d_sae}-{sae.width_out}-{sae.gate_decoder}-{sae.skip}",
 )
 def test_flops_of_a_dense_step_are_those_that_torch_counts(sae, slots):
     made, x = learner(sae, slots), torch.randn(B, sae.d_in)
@@ -110,8 +111,8 @@ def test_subtrees_by_building_the_tree(slots, data):
     hi = data.draw(st.integers(lo + 1, slots))
 
     def nodes(first: int, n: int) -> list[range]:
-        half = 1 << (n - 1).bit_length() - 1
-        below = [] if n == 1 else nodes(first, half) + nodes(first + half, n - half)
+        half = 2 ** (math.ceil(math.log2(n)) - 1) if n > 1 else 0
+        below = nodes(first, half) + nodes(first + half, n - half) if half else []
         return [range(first, first + n), *below]
 
     inside = [set(node) for node in nodes(0, slots) if node.start >= lo and node.stop <= hi]
