@@ -158,14 +158,15 @@ def _plan(verbs) -> None:
     )
     _job_arguments(parser)
     where = parser.add_mutually_exclusive_group()
-    where.add_argument("--cluster", metavar="8xH200", help="a cluster in words: NxGPU, or 'Nx(C CPU, M GiB)', joined by +")
+    words = "a cluster in words: NxGPU, or 'Nx(C CPU, M GiB)', joined by +"
+    where.add_argument("--cluster", metavar="8xH200", help=words)
     where.add_argument("--address", metavar="auto|HOST:PORT", help="the nodes of a running Ray cluster")
     where.add_argument("--inline", action="store_true", help="one process of this machine, without Ray")
     parser.add_argument("--calibrate", action="store_true", help="measure this machine's rates again and keep them")
-    parser.add_argument("--l0", type=float, default=32.0, metavar="N", help="active features per row, where no k says it")
-    parser.add_argument(
-        "--efficiency", type=float, metavar="E", help="share of datasheet peaks that steps reach (default: 0.4, assumed)"
-    )
+    active = "active features per row, where no k says it (default: 32)"
+    parser.add_argument("--l0", type=float, default=32.0, metavar="N", help=active)
+    reached = "share of datasheet peaks that steps reach (default: 0.4, assumed)"
+    parser.add_argument("--efficiency", type=float, metavar="E", help=reached)
     parser.add_argument("--json", action="store_true", help="one JSON document on stdout")
 
 

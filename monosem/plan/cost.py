@@ -1,8 +1,8 @@
 """What one training step costs on one rank of a learner group: FLOPs, bytes of memory, bytes on the wire.
 
 A group is a mesh of R replicas and S feature shards. Of a batch of B rows in Q slots a replica takes up to ceil(Q/R)
-slots, b rows; a shard holds f = ceil(F/S) features. D is d_in, O the width of the output, P_s the parameters of a shard,
-n = b L0 / S its active entries.
+slots, b rows; a shard holds f = ceil(F/S) features. D is d_in, O the width of the output, P_s the parameters of a
+shard, n = b L0 / S its active entries.
 
     FLOPs, dense    10 b D f (O = D): encoder, decoder, the way back and both weight gradients, 2 each. The 2023 paper's
                     autoencoder needs 12; the gradient by x is not formed (`sae/slot.py`)
@@ -14,7 +14,8 @@ n = b L0 / S its active entries.
     wire, shards    all-reduce of the reconstruction: 2 (S-1)/S 4 B b O
 
 A variant that needs a batch-wide statistic makes the encoder's product twice if there is more than one slot; gated
-decodes twice, and with `gate_decoder: shared` has two gradients of the decoder. AuxK and resampling are not counted: both depend on what dies.
+decodes twice, and with `gate_decoder: shared` has two gradients of the decoder. AuxK and resampling are not counted:
+both depend on what dies.
 """
 
 import math

@@ -6,8 +6,8 @@ A datasheet's peak is never reached. A step on it takes
 
     max(FLOPs / (peak FLOP/s), bytes / (memory bandwidth)) / efficiency
 
-with one efficiency for both, which is assumed, and said to be so, until `tests/bench/gpu.py` has measured it. Rates that
-were measured (`monosem plan --calibrate`) are seconds per unit of each count, fitted to steps of real learners:
+with one efficiency for both, which is assumed, and said to be so, until `tests/bench/gpu.py` has measured it. Rates
+that were measured (`monosem plan --calibrate`) are seconds per unit of each count, fitted to steps of real learners:
 
     sparse:  step_s = a rows + b gathered + c product FLOPs + d parameters + e
     dense:   step_s = f dense FLOPs + g rows + h parameters + i
@@ -52,7 +52,7 @@ DATASHEET = {
         Device("L4", 24 * GB, {"bf16": 121e12, "fp32": 30.3e12}, 300e9, 32e9, 1.56e9),
     )
 }
-"""H100 and H200: SXM; A100: SXM, 80 GB; L4 has no links of its own, PCIe 4 stands for them, and 100 Gbit/s for eight."""
+"""H100 and H200: SXM; A100: SXM, 80 GB. L4 has no links: PCIe 4 stands for them, and 100 Gbit/s for eight."""
 
 
 class Rates(Protocol):

@@ -1,7 +1,7 @@
 """What planning needs of a host model: its numbers, from the model itself or from `host.outline`.
 
-    forward FLOPs of a token   counted over the pass that harvesting makes, which stops after the last hook point; from an
-                               outline 2 x parameters x depth (attention over the context is not in it)
+    forward FLOPs of a token   counted over the pass that harvesting makes, which stops after the last hook point;
+                               from an outline 2 x parameters x depth (attention over the context is not in it)
 """
 
 from dataclasses import dataclass
@@ -17,7 +17,7 @@ BYTES = {"fp32": 4, "bf16": 2}
 
 @dataclass(frozen=True)
 class HostShape:
-    """widths: of a row by hook point. flops_per_token: of the pass that harvests. source: where the numbers are from."""
+    """widths: of a row by hook point. flops_per_token: of the pass that harvests. source: where numbers are from."""
 
     widths: dict[str, int]
     flops_per_token: float

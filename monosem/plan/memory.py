@@ -1,6 +1,6 @@
 """What memory a rank of a learner group holds: an estimate, part by part. The bound is `stages/budget.py`'s.
 
-Of one dictionary on one rank, P_s parameters (`cost.Mesh.parameters`), all numbers fp32 but for the factors of products:
+Of one dictionary on one rank, P_s parameters (`cost.Mesh.parameters`), numbers fp32 but for the factors of products:
 
     parameters     4 B P_s
     moments        8 B P_s / R: a rank keeps those of the parameters that it owns
@@ -10,8 +10,8 @@ Of one dictionary on one rank, P_s parameters (`cost.Mesh.parameters`), all numb
     clock          8 B per feature: when it last fired
 
 A checkpoint is made in memory before it is written: 12 B of what a rank owns packed, twice for a moment (safetensors
-copies its result), and the encoder and its moments once more in the order of the file. Step and checkpoint do not happen
-at once, so the larger of them counts.
+copies its result), and the encoder and its moments once more in the order of the file. Step and checkpoint do not
+happen at once, so the larger of them counts.
 """
 
 from collections.abc import Sequence

@@ -16,9 +16,9 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Pace:
-    """Of one group per step, all of its runs: seconds of arithmetic, wire and checkpoints (each step's share).
+    """Of a run, or of all runs of a group, per step: seconds of arithmetic, wire and checkpoints (each step's share).
 
-    limit    what the arithmetic waits for: compute, memory, or work where only the sum was measured
+    limit    what the arithmetic waits for: compute, memory, or arithmetic where only the sum was measured
     threads  cores that the arithmetic keeps busy; 0: a device of its own
     """
 
@@ -36,6 +36,13 @@ class Pace:
     def bottleneck(self) -> str:
         parts = {self.limit: self.step_s, "wire": self.wire_s, "checkpoints": self.checkpoint_s}
         return max(parts, key=parts.__getitem__)
+
+
+def together(paces: Sequence[Pace]) -> Pace:
+    """One group's runs, one after the other on the same batch."""
+    largest = max(paces, key=lambda p: p.step_s)
+    sums = (sum(getattr(p, name) for p in paces) for name in ("step_s", "wire_s", "checkpoint_s"))
+    return Pace(*sums, largest.limit, largest.threads)
 
 
 @dataclass(frozen=True)

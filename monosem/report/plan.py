@@ -38,10 +38,10 @@ def show_plan(plan: dict, console: Console | None = None) -> None:
     _lines(
         console,
         f"stream: {stream['rows']:,} rows of {stream['row_bytes']:,} B, {stream['passes']:.2f} passes over the corpus, "
-        f"harvested {stream['harvests']} times; {stream['rows_per_s']:,.0f} rows/s ({bytes_text(stream['bytes_per_s'])}/s)"
-        f"{most}",
-        f"store: a checkpoint of all runs {bytes_text(total['checkpoint_bytes'])}, at most {bytes_text(total['kept_bytes'])} "
-        f"while training, {bytes_text(total['finished_bytes'])} of finished dictionaries",
+        f"harvested {stream['harvests']} times; {stream['rows_per_s']:,.0f} rows/s, "
+        f"{bytes_text(stream['bytes_per_s'])}/s{most}",
+        f"store: a checkpoint of all runs {bytes_text(total['checkpoint_bytes'])}, at most "
+        f"{bytes_text(total['kept_bytes'])} while training, {bytes_text(total['finished_bytes'])} when finished",
         f"total: {total['parameters']:,} parameters, {total['flops']:.3g} FLOPs, {hours_text(total['hours'])}"
         + ("" if total["device_hours"] is None else f", {total['device_hours']:,.0f} device hours"),
     )
@@ -65,11 +65,11 @@ PACE: dict[str, Callable[[dict], str]] = {
     "TFLOP/step": lambda r: f"{r['flops_per_step'] / 1e12:,.3f}",
     "way": lambda r: r["way"],
     "MB/s": lambda r: f"{r['bytes_per_s'] / 1e6:,.0f}",
-    "alone": lambda r: hours_text(r["hours_alone"]),
+    "alone": lambda r: hours_text(r["hours"]),
     "limit": lambda r: r["bottleneck"],
     "wave": _fit,
 }
-"""bytes/s of the stream that a run could take, hours without waiting for others."""
+"""bytes/s of the stream that a run could take by itself, and its time then: nobody shares its process or its stream."""
 MEMORY: dict[str, Callable[[dict], str]] = {
     "weights": lambda r: f"{r['rank']['parameters'] / GIB:,.2f}",
     "Adam": lambda r: f"{r['rank']['moments'] / GIB:,.2f}",

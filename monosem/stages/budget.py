@@ -136,10 +136,10 @@ def learner_bytes(
 
 def _rank_memory(s: Shapes, run: RunSpec, mesh: Mesh, l0: float | None) -> RankMemory:
     t = s.job.train
-    if l0 is None:
-        return rank_memory(run.sae, t.batch_size, mesh, t.precision, t.sparse_share, True, run.sae.d_sae)
-    starts_dense = run.sae.variant in DENSE_AT_FIRST
-    return rank_memory(run.sae, t.batch_size, mesh, t.precision, t.sparse_share, starts_dense, l0)
+    anneals = t.k_start > t.sparse_share * run.sae.d_sae
+    dense = run.sae.variant in DENSE_AT_FIRST or anneals or (l0 is None and run.sae.variant != "topk")
+    active = run.sae.d_sae if l0 is None else l0
+    return rank_memory(run.sae, t.batch_size, mesh, t.precision, t.sparse_share, dense, active)
 
 
 def evaluation_bytes(s: Shapes, runs: Sequence[RunSpec]) -> int:

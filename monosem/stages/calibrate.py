@@ -107,7 +107,8 @@ def machine_name() -> str:
             lines = [line.split(":", 1)[1].strip() for line in file if line.startswith("model name")]
     except OSError:
         lines = []
-    return f"{lines[0] if lines else platform.processor() or platform.machine()}, {torch.backends.cpu.get_cpu_capability()}"
+    name = lines[0] if lines else platform.processor() or platform.machine()
+    return f"{name}, {torch.backends.cpu.get_cpu_capability()}"
 
 
 def _path(job: SweepJob, saes: Sequence[SaeConfig], host: HostModel | None) -> str:
@@ -133,7 +134,8 @@ def _measured_points(sae: SaeConfig, job: SweepJob, way: str, points: Sequence[t
     costs, times = [], []
     for features, part, *active in points:
         rows, k = max(16, batch // part), min([*active, 16][0], features // 16)
-        shape = replace(sae, d_in=width, d_out=out if sae.transcoder else None, d_sae=features, k=k, aux_coefficient=0.0)
+        target = out if sae.transcoder else None
+        shape = replace(sae, d_in=width, d_out=target, d_sae=features, k=k, aux_coefficient=0.0)
         share = job.train.sparse_share or 1 / 16
         train = TrainConfig(batch_size=rows, lr=1e-12, precision=job.train.precision,
                             sparse_share=share if way == "sparse" else 0.0)  # fmt: skip

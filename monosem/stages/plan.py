@@ -1,7 +1,7 @@
-"""`monosem plan`: what a job is going to need and how long it takes, on this cluster or on one in words. Starts nothing.
+"""`monosem plan`: what a job needs and how long it takes, on this machine or on a cluster in words. Starts nothing.
 
-The formulas are `monosem/plan/`'s: `cost.py` of a step, `memory.py` of a rank, `placement.py` of waves, `pace.py` of time;
-`devices.py` says which rates are measured and which are from datasheets.
+The formulas are `monosem/plan/`'s: `cost.py` of a step, `memory.py` of a rank, `placement.py` of waves, `pace.py` of
+time; `devices.py` says which rates are measured and which are from datasheets.
 """
 
 from dataclasses import asdict, dataclass
@@ -15,7 +15,7 @@ from monosem.plan.cost import FLOAT, Mesh, active_of, is_sparse, step_cost, wire
 from monosem.plan.devices import ASSUMED_EFFICIENCY, DATASHEET, Datasheet, Measured
 from monosem.plan.hosts import HostShape, forward_flops, from_outline
 from monosem.plan.memory import CHECKPOINT, DENSE_AT_FIRST, RankMemory, rank_memory, storage_bytes
-from monosem.plan.pace import Pace, StreamPace, wave_pace
+from monosem.plan.pace import Pace, StreamPace, together, wave_pace
 from monosem.plan.placement import Group, Room, suggest, waves
 from monosem.stages.budget import BASE, GIB, Shapes, host_bytes, inline_bytes, learner_bytes, memory_plan
 from monosem.stages.prepare import check_shapes, order_of
@@ -93,7 +93,8 @@ def make_plan(planned: Planned, cluster: Cluster, rates: Datasheet | Measured, w
     made = [_group(planned, pack, planned.mesh, bool(cluster.kind), wishes) for pack in planned.packs]
     misfits = {g.runs: _suggestion(planned, groups[g.runs], room, cluster, wishes) for g in made if not room.takes([g])}
     waves_ = waves([g for g in made if g.runs not in misfits], room)
-    paces = {g.runs: _pace(planned, groups[g.runs], rates, cluster, wishes) for g in made}
+    pace_of = {run.name: _pace(planned, run, rates, cluster, wishes) for run in planned.runs}
+    paces = {g.runs: together([pace_of[name] for name in g.runs]) for g in made}
     stream = _stream(planned, rates, cluster)
     cores = 0 if cluster.kind else cluster.cores
     job, rows = planned.job, planned.job.train.steps * planned.job.train.batch_size
@@ -107,7 +108,7 @@ def make_plan(planned: Planned, cluster: Cluster, rates: Datasheet | Measured, w
         )  # fmt: skip
     wave_of = {name: row["wave"] for row in wave_rows for name in row["runs"]}
     run_rows = [
-        _run_row(planned, run, group, paces[group.runs], wave_of.get(run.name), misfits.get(group.runs), wishes)
+        _run_row(planned, run, group, pace_of[run.name], wave_of.get(run.name), misfits.get(group.runs), wishes)
         for group in made
         for run in groups[group.runs]
     ]
@@ -178,28 +179,25 @@ def _suggestion(planned: Planned, pack: list[RunSpec], room: Room, cluster: Clus
     return suggest(rank_bytes, tuple(run.name for run in pack), planned.mesh, room)
 
 
-def _pace(planned: Planned, pack: list[RunSpec], rates: Datasheet | Measured, cluster: Cluster, wishes: Wishes) -> Pace:
-    """A pack's seconds per step."""
+def _pace(planned: Planned, run: RunSpec, rates: Datasheet | Measured, cluster: Cluster, wishes: Wishes) -> Pace:
+    """A run's seconds per step."""
     train, mesh = planned.job.train, planned.mesh
-    step_s = wire_s = checkpoint = 0.0
-    limits: dict[str, float] = {"compute": 0.0, "memory": 0.0}
-    for run in pack:
-        cost = step_cost(run.sae, train.batch_size, mesh, wishes.l0, train.sparse_share)
-        step_s += rates.step_s(cost, run.sae.variant, train.precision)
-        checkpoint += CHECKPOINT * cost.owned
-        wire = wire_bytes(run.sae, train.batch_size, mesh)
-        if isinstance(rates, Datasheet):
-            limits["compute"] += rates.compute_s(cost, train.precision)
-            limits["memory"] += rates.memory_s(cost, train.precision)
-            per_node = max(node.gpus for node in cluster.nodes)
-            near, far = rates.device.link, min((n.network / n.gpus for n in cluster.nodes if n.network), default=rates.device.network)
-            wire_s += wire.shards / (near if mesh.shards <= per_node else far)
-            wire_s += wire.replicas / (near if mesh.ranks <= per_node else far)
-    if isinstance(rates, Datasheet):
-        rate, limit, threads = rates.device.network, max(limits, key=limits.__getitem__), 0
-    else:
-        rate, limit, threads = rates.commit, "arithmetic", rates.threads
-    return Pace(step_s, wire_s, checkpoint / rate / train.checkpoint_every, limit, threads)
+    cost = step_cost(run.sae, train.batch_size, mesh, wishes.l0, train.sparse_share)
+    step_s = rates.step_s(cost, run.sae.variant, train.precision)
+    checkpoint = CHECKPOINT * cost.owned / train.checkpoint_every
+    if isinstance(rates, Measured):
+        return Pace(step_s, 0.0, checkpoint / rates.commit, "arithmetic", rates.threads)
+    bound = rates.memory_s(cost, train.precision) > rates.compute_s(cost, train.precision)
+    near, far = rates.device.link, _network(rates, cluster)
+    per_node, wire = max(node.gpus for node in cluster.nodes), wire_bytes(run.sae, train.batch_size, mesh)
+    wire_s = wire.shards / (near if mesh.shards <= per_node else far)
+    wire_s += wire.replicas / (near if mesh.ranks <= per_node else far)
+    return Pace(step_s, wire_s, checkpoint / far, "memory" if bound else "compute")
+
+
+def _network(rates: Datasheet, cluster: Cluster) -> float:
+    """Bytes/s of a device to other nodes: the slowest that is told, else that of the vendor's machine."""
+    return min((n.network / n.gpus for n in cluster.nodes if n.network), default=rates.device.network)
 
 
 def _stream(planned: Planned, rates: Datasheet | Measured, cluster: Cluster) -> StreamPace:
@@ -248,7 +246,7 @@ def _run_row(planned: Planned, run: RunSpec, group: Group, pace: Pace, wave: int
         "flops_per_step": cost.flops * mesh.ranks,
         "flops": cost.flops * mesh.ranks * job.train.steps,
         "step_s": pace.whole_s,
-        "hours_alone": job.train.steps * pace.whole_s / 3600,
+        "hours": job.train.steps * pace.whole_s / 3600,
         "rows_per_s": rows_per_s,
         "bytes_per_s": rows_per_s * sum(planned.shapes.widths[n] for n in run.reads) * FLOAT,
         "bottleneck": pace.bottleneck,
@@ -299,13 +297,13 @@ def _assumptions(planned: Planned, rates: Datasheet | Measured, wishes: Wishes) 
     if free:
         settled = [run for run in free if is_sparse(run.sae, wishes.l0, job.train.sparse_share)]
         notes.append(
-            f"{wishes.l0:g} active features per row are assumed (--l0); {len(settled)} of {len(free)} runs are then sparse, "
-            "and until they are, early on, their steps take longer"
+            f"{wishes.l0:g} active features per row are assumed (--l0); {len(settled)} of {len(free)} runs are then "
+            "sparse, and until they are, early on, their steps take longer"
         )
     if isinstance(rates, Datasheet):
         notes.append(
-            f"GPU times are datasheet peaks times {rates.efficiency:.2f} (--efficiency); at the peaks themselves the steps "
-            f"would take {rates.efficiency:.2f} of it. `python tests/bench/gpu.py` measures"
+            f"GPU times are datasheet peaks times {rates.efficiency:.2f} (--efficiency); at the peaks themselves steps "
+            f"would take {rates.efficiency:.2f} of that. `python tests/bench/gpu.py` measures a real one"
         )
     epoch = job.corpus.max_tokens // job.corpus.context_length * job.stream.rows_per_context
     if job.train.steps * job.train.batch_size > epoch:
