@@ -17,7 +17,7 @@ FLOORS = [
     {"text", "track", "dataset"},
     {"host"},
     {"stream", "evals", "truth"},
-    {"learn", "report"},
+    {"learn", "report", "plan"},
     {"stages"},
     {"fleet"},
     {"cli"},

@@ -54,6 +54,30 @@ def harvest(args: argparse.Namespace) -> int:
     return run_harvest(load_job(SweepJob, args.job, args.overrides), _executor(args), _say)
 
 
+def plan(args: argparse.Namespace) -> int:
+    from monosem.config.job import SweepJob
+    from monosem.config.load import load_job
+    from monosem.report.plan import show_plan
+    from monosem.stages.plan import make_plan, outline_job
+    from monosem.stages.planning import check_fit, choose_cluster, choose_rates, wishes_of
+
+    job, wishes = load_job(SweepJob, args.job, args.overrides), wishes_of(args.inline, args.l0, args.efficiency)
+    if args.address:
+        from monosem.fleet.survey import survey
+
+        cluster = survey(args.address)
+    else:
+        cluster = choose_cluster(args.cluster)
+    planned = outline_job(job, args.inline)
+    found = make_plan(planned, cluster, choose_rates(planned, cluster, wishes, args.calibrate), wishes)
+    if args.json:
+        _document(found)
+    else:
+        show_plan(found)
+    check_fit(found, cluster)
+    return 0
+
+
 def submit(args: argparse.Namespace) -> int:
     from monosem.config.job import SweepJob
     from monosem.config.load import load_job

@@ -68,6 +68,7 @@ def _parser() -> argparse.ArgumentParser:
         _sweep,
         _harvest,
         _resume,
+        _plan,
         _submit,
         _job_verbs,
         _scale,
@@ -144,6 +145,29 @@ def _resume(verbs) -> None:
     )
     parser.add_argument("sweep", metavar="STORE/SWEEP", help="a store's path or URL, a slash, the sweep's name")
     _where_arguments(parser)
+
+
+def _plan(verbs) -> None:
+    parser = _verb(
+        verbs,
+        "plan",
+        commands.plan,
+        "before spending: memory per rank, hours, bottleneck, storage, fit or misfit; starts nothing",
+        "monosem plan jobs/paper.yaml --cluster 8xH200\n"
+        "  monosem plan jobs/quickstart.yaml --cluster '2x(16 CPU, 24 GiB)' --json",
+    )
+    _job_arguments(parser)
+    where = parser.add_mutually_exclusive_group()
+    words = "a cluster in words: NxGPU, or 'Nx(C CPU, M GiB)', joined by +"
+    where.add_argument("--cluster", metavar="8xH200", help=words)
+    where.add_argument("--address", metavar="auto|HOST:PORT", help="the nodes of a running Ray cluster")
+    where.add_argument("--inline", action="store_true", help="one process of this machine, without Ray")
+    parser.add_argument("--calibrate", action="store_true", help="measure this machine's rates again and keep them")
+    active = "active features per row, where no k says it (default: 32)"
+    parser.add_argument("--l0", type=float, default=32.0, metavar="N", help=active)
+    reached = "share of datasheet peaks that steps reach (default: 0.4, assumed)"
+    parser.add_argument("--efficiency", type=float, metavar="E", help=reached)
+    parser.add_argument("--json", action="store_true", help="one JSON document on stdout")
 
 
 def _submit(verbs) -> None:

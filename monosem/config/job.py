@@ -16,6 +16,17 @@ CODECS = ("raw", "zstd", "bf16", "int8")
 
 
 @dataclass(frozen=True, kw_only=True)
+class HostOutline:
+    """What `monosem plan` needs to know of a host that is not at hand; a sweep checks it against the real one."""
+
+    width: int = number(0, "width of a row at every hook point; 0: the host itself is asked", ge=0, le=2**24)
+    parameters: int = number(0, "parameters of the whole model", ge=0, le=10**14)
+    depth: float = number(1.0, "share of the model that runs before the last hook point", gt=0.0, le=1.0)
+    vocab_size: int = number(0, "tokens in the vocabulary", ge=0, le=2**31)
+    context_length: int = number(0, "most tokens that it reads", ge=0, le=2**31)
+
+
+@dataclass(frozen=True, kw_only=True)
 class HostConfig:
     model: str = text(
         "one-layer-a",
@@ -26,6 +37,7 @@ class HostConfig:
     revision: str | None = text(None, "hf: the commit, tag or branch; the commit it means is kept")
     precision: str = choice("fp32", PRECISIONS, "Hugging Face hosts: of weights and forward pass")
     device_map: str = choice("single", ("single", "auto"), "auto: a Hugging Face host spread over a worker's devices")
+    outline: HostOutline = field(default_factory=HostOutline)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -3,6 +3,7 @@
 from monosem.errors import InputError
 from monosem.fleet.cluster import connected, set_environment
 from monosem.fleet.policy import CPUS
+from monosem.plan.cost import Mesh
 from monosem.stages.budget import Need, Shapes, memory_plan, object_store_bytes, shapes_of
 from monosem.stages.executor import Keeping, Report, Status, open_writers, tee_of
 from monosem.stages.signals import stop_on_signal
@@ -17,7 +18,9 @@ class RayExecutor:
         self.local = address is None
 
     def plan(self, shapes: Shapes, runs: tuple[RunSpec, ...], keeps: bool) -> list[Need]:
-        return memory_plan(shapes, pack_runs(runs, shapes.job.learner.pack_parameters), inline=False, keeps=keeps)
+        c = shapes.job.learner
+        mesh = Mesh(c.replicas, c.feature_shards, c.slots)
+        return memory_plan(shapes, pack_runs(runs, c.pack_parameters), inline=False, keeps=keeps, mesh=mesh)
 
     def execute(self, spec: SweepSpec, runs: list[RunSpec], report: Report) -> Status:
         packs = pack_runs(tuple(runs), spec.job.learner.pack_parameters)

@@ -30,7 +30,7 @@ def gathered(
 
 
 def said_to_all(places: Sequence[Sequence[Tensor]], group: dist.ProcessGroup) -> None:
-    """Each of these has a place per rank: send what is in this rank's own to all others, and receive theirs in theirs."""
+    """Each of these has a place per rank: send what is in this rank's own to all, and receive theirs in theirs."""
     peers, me, operations = dist.get_process_group_ranks(group), dist.get_rank(group), []
     for of_ranks in places:
         for k, place in enumerate(of_ranks):

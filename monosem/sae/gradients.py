@@ -74,7 +74,7 @@ def with_statistic(
     if not head.batch_wide:
         return step.now, [None] * len(nodes)
     rows = sum(len(node.x_BD) for node in nodes) if rows is None else rows
-    kept = slots == 1 or step.batch_size * sae.config.d_sae * 4 <= TILE_BYTES
+    kept = keeps_products(step.batch_size, sae.config.d_sae, slots)
     partials, found = [], []
     for node in nodes:
         products = step.products(node.centred(sae)[0], node.ranges)
@@ -85,6 +85,11 @@ def with_statistic(
                 products[i] = None
     gathered = gather(partials) if gather else [sae.part.every(partial) for partial in partials]
     return replace(step.now, statistic=head.statistic(gathered, rows)), found
+
+
+def keeps_products(batch_size: int, features: int, slots: int) -> bool:
+    """Whether the products that a statistic is taken from stay for the step itself: in one slot they do anyway."""
+    return slots == 1 or batch_size * features * 4 <= TILE_BYTES
 
 
 def row_losses(sae: Sae, x_BD: Tensor, manner: Manner = Manner(), y_BO: Tensor | None = None) -> Tensor:  # noqa: B008

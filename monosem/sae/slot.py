@@ -128,19 +128,24 @@ class Step:
 
 def node_sums(step: Step, rows: SlotRows, products: Sequence[Product] | None = None) -> Sums:
     """Sums over slots that are a whole subtree. `products`: the encoder's, if they are at hand already."""
-    xc_BD, yc_BO = rows.centred(step.sae)
-    products = products or step.products(xc_BD, rows.ranges)
-    if len(rows.ends) > 1:
-        head = step.head()
-        entries = _entries_of_all(step, head, products)
-        if entries is not None:
-            return _sums(step, head, rows, (xc_BD, yc_BO), entries, products)
-        return tree_sum(
-            [lambda r=r, p=p: node_sums(step, r, [p]) for r, p in zip(rows.each(), products, strict=True)]
-        )
+    centred = rows.centred(step.sae)
+    products = products or step.products(centred[0], rows.ranges)
     head = step.head()
-    entries = head.entries(products[0], step.manner.sparse_share) if step.manner.sparse_share > 0 else None
-    return _sums(step, head, rows, (xc_BD, yc_BO), entries, products)
+    if len(rows.ends) == 1:
+        return _of_slot(step, head, rows, centred, products[0])
+    entries = _entries_of_all(step, head, products)
+    if entries is not None:
+        return _sums(step, head, rows, centred, entries, products)
+    slots = zip(rows.ranges, rows.each(), products, strict=True)
+    return tree_sum([
+        lambda lo=lo, hi=hi, slot=slot, p=p: _of_slot(step, step.head(), slot, tuple(t[lo:hi] for t in centred), p)
+        for (lo, hi), slot, p in slots
+    ])  # fmt: skip
+
+
+def _of_slot(step: Step, head: Head, slot: SlotRows, centred: tuple[Tensor, Tensor], product: Product) -> Sums:
+    share = step.manner.sparse_share
+    return _sums(step, head, slot, centred, head.entries(product, share) if share > 0 else None, [product])
 
 
 def _entries_of_all(step: Step, head: Head, products: Sequence[Product]) -> Entries | None:

@@ -1,7 +1,9 @@
 """What memory a sweep is going to need, from its config: printed before it starts, and checked against the machine.
 
-The formulas are upper bounds of what was measured; the bases are what processes weigh with their libraries
-loaded (PSS on Linux, torch 2.13, Ray 2.60). Shape letters: rows of a segment K*r, generations G, width D, d_sae F.
+Two figures of each process: `bytes`, an upper bound of what was measured, which decides whether a job may start, and
+`estimate`, what a settled run is expected to peak at (`monosem plan` shows both; `tests/bench/plan.py` measures). The
+bases are what processes weigh with their libraries loaded (PSS on Linux, torch 2.13, Ray 2.60). What a dictionary takes
+is in `plan/memory.py`. Shape letters: rows of a segment K*r, generations G, width D, d_sae F.
 """
 
 from collections.abc import Sequence
@@ -12,6 +14,8 @@ from monosem.errors import InputError
 from monosem.evals.evaluate import batch_contexts
 from monosem.evals.sparsity import CHUNK_ELEMENTS
 from monosem.host.model import HostModel
+from monosem.plan.cost import Mesh
+from monosem.plan.memory import DENSE_AT_FIRST, RankMemory, rank_memory
 from monosem.rows.order import StreamOrder
 from monosem.stages.spec import RunSpec, SweepSpec
 from monosem.stream.fill import TOGETHER
@@ -21,20 +25,26 @@ BASE = {"inline": 520 * MIB, "driver": 480 * MIB, "actor": 330 * MIB, "ray": 470
 """Libraries loaded and nothing done: the one process of --inline, the driver, an actor, Ray's own processes."""
 LEARNER_KNOBS = "sae.expansion_factor, train.batch_size, learner.slots"
 FLOAT = 4
-WORK = {"relu": 3, "topk": 5, "batch_topk": 7, "matryoshka": 8, "jumprelu": 7, "gated": 7}
-"""Tensors of [rows of a slot, d_sae] that a step of each variant holds at a time."""
+SCATTERED = 1 / 8
+"""Of a learner's memory, what the C library may hold beside it: freed, but too scattered to be of use again."""
+MMAPPED = 1 << 30
+"""Blocks of this size are not taken from freed memory (`memory.keep_freed_memory`)."""
 LEAST_STORE = 96 * MIB
 """Ray takes no object store below 75 MiB."""
 
 
 @dataclass(frozen=True)
 class Need:
-    """`count` processes of `bytes` each; `knobs` are the fields of the job file that make them larger or smaller."""
+    """`count` processes of `bytes` each; `knobs` are the fields of the job file that make them larger or smaller.
+
+    estimate   bytes of a process at its peak, as expected
+    """
 
     name: str
     count: int
     bytes: int
     knobs: str
+    estimate: int = 0
 
     @property
     def total(self) -> int:
@@ -104,16 +114,32 @@ def shard_bytes(s: Shapes) -> int:
     return 2 * waiting_bytes(s) // s.job.stream.shards + 2 * s.item_bytes
 
 
-def learner_bytes(s: Shapes, runs: Sequence[RunSpec], pack_widths: int) -> int:
-    """A learner's pack: all its parameters, the work of one run at a time, rows held, and the evaluation."""
-    job = s.job
-    slot = job.train.batch_size // job.learner.slots
-    state = sum(4 * FLOAT * run.sae.n_parameters for run in runs)
-    step = max(WORK[run.sae.variant] * FLOAT * slot * run.sae.d_sae for run in runs)
-    rows = job.train.resample_rows if job.train.resample_steps else 0
-    held = (rows + job.train.init_rows + 4 * job.train.batch_size) * pack_widths * FLOAT
+def learner_bytes(
+    s: Shapes, runs: Sequence[RunSpec], pack_widths: int, mesh: Mesh = Mesh(), l0: float | None = None  # noqa: B008
+) -> int:
+    """A rank's pack: all its dictionaries, what the largest step, checkpoint or evaluation adds, rows held.
+
+    l0   the estimate for so many active features per row; None: the bound, by dense steps of every variant
+    """
+    train = s.job.train
+    memories = [_rank_memory(s, run, mesh, l0) for run in runs]
+    step = max(m.step for m in memories)
+    packed = max(m.checkpoint for m in memories)
+    if max(m.packed for m in memories) >= MMAPPED:  # the two large blocks of a checkpoint come on top
+        packed += max(0, step - max(m.checkpoint - 2 * m.packed for m in memories))
+    own = sum(m.held for m in memories) + max(step, packed, evaluation_bytes(s, runs) // mesh.shards)
+    rows = train.resample_rows if train.resample_steps else 0
+    held = (rows + train.init_rows + 4 * train.batch_size) * pack_widths * FLOAT
     held += 2 * s.order.segment_rows * pack_widths * FLOAT
-    return state + max(step, evaluation_bytes(s, runs)) + held + s.host_bytes
+    return int(own * (1 + SCATTERED if l0 is None else 1)) + held + s.host_bytes
+
+
+def _rank_memory(s: Shapes, run: RunSpec, mesh: Mesh, l0: float | None) -> RankMemory:
+    t = s.job.train
+    anneals = t.k_start > t.sparse_share * run.sae.d_sae
+    dense = run.sae.variant in DENSE_AT_FIRST or anneals or (l0 is None and run.sae.variant != "topk")
+    active = run.sae.d_sae if l0 is None else l0
+    return rank_memory(run.sae, t.batch_size, mesh, t.precision, t.sparse_share, dense, active)
 
 
 def evaluation_bytes(s: Shapes, runs: Sequence[RunSpec]) -> int:
@@ -130,32 +156,46 @@ def object_store_bytes(s: Shapes) -> int:
     return 2 * (s.ahead + 3) * s.segment_bytes + items + LEAST_STORE
 
 
-def memory_plan(s: Shapes, packs: Sequence[Sequence[RunSpec]], inline: bool, keeps: bool) -> list[Need]:
+def memory_plan(
+    s: Shapes, packs: Sequence[Sequence[RunSpec]], inline: bool, keeps: bool, mesh: Mesh = Mesh(), l0: float = 32.0  # noqa: B008
+) -> list[Need]:
     """The processes of a sweep and the memory of each. `keeps`: rows are written to a dataset on the side."""
-    stream, total_width = s.job.stream, sum(s.widths.values())
+    stream = s.job.stream
     file = 3 * s.job.dataset.shard_rows * FLOAT if keeps else 0
     live = stream.from_ is None
     if inline:
         runs = [run for pack in packs for run in pack]
-        need = BASE["inline"] + (learner_bytes(s, runs, total_width) if runs else s.host_bytes)
-        need += (filling_bytes(s) + forward_bytes(s) + shared_bytes(s) if live else 0) + file * total_width
         knobs = f"{LEARNER_KNOBS}, stream.shuffle_rows" if runs else "stream.shuffle_rows"
-        return [Need("this process", 1, need, knobs)]
-    needs = [Need("driver", 1, BASE["driver"], ""), Need("Ray's own processes", 1, BASE["ray"], "")]
+        return [Need("this process", 1, inline_bytes(s, runs, file), knobs, inline_bytes(s, runs, file, l0))]
+    needs = [_same("driver", 1, BASE["driver"], ""), _same("Ray's own processes", 1, BASE["ray"], "")]
     if live:
         needs += [
-            Need("object store", 1, object_store_bytes(s), "stream.ahead_rows, stream.shuffle_rows"),
-            Need("model worker", stream.workers, BASE["actor"] + s.host_bytes + forward_bytes(s), "stream.workers"),
-            Need("buffer shard", stream.shards, BASE["actor"] + shard_bytes(s), "stream.shuffle_rows"),
+            _same("object store", 1, object_store_bytes(s), "stream.ahead_rows, stream.shuffle_rows"),
+            _same("model worker", stream.workers, BASE["actor"] + s.host_bytes + forward_bytes(s), "stream.workers"),
+            _same("buffer shard", stream.shards, BASE["actor"] + shard_bytes(s), "stream.shuffle_rows"),
         ]
     for pack in packs:
         width = sum(s.widths[name] for name in pack[0].reads)
         name = f"learner of {', '.join(run.name for run in pack)}"
-        needs.append(Need(name, 1, BASE["actor"] + learner_bytes(s, pack, width), LEARNER_KNOBS))
+        bound, estimate = (BASE["actor"] + learner_bytes(s, pack, width, mesh, n) for n in (None, l0))
+        needs.append(Need(name, mesh.ranks, bound, LEARNER_KNOBS, estimate))
     if keeps:
         keeper = "dataset.shard_rows"
-        needs += [Need(f"keeper of {name}", 1, BASE["actor"] + file * w, keeper) for name, w in s.widths.items()]
+        needs += [_same(f"keeper of {name}", 1, BASE["actor"] + file * w, keeper) for name, w in s.widths.items()]
     return needs
+
+
+def inline_bytes(s: Shapes, runs: Sequence[RunSpec], file: int, l0: float | None = None) -> int:
+    """The one process of --inline. `file`: bytes of a dataset's file per unit of width; `l0` as in `learner_bytes`."""
+    width = sum(s.widths.values())
+    need = BASE["inline"] + (learner_bytes(s, runs, width, l0=l0) if runs else s.host_bytes) + file * width
+    if s.job.stream.from_ is None:
+        need += filling_bytes(s) + forward_bytes(s) + shared_bytes(s)
+    return need
+
+
+def _same(name: str, count: int, size: int, knobs: str) -> Need:
+    return Need(name, count, size, knobs, size)
 
 
 def check_memory(needs: Sequence[Need], have: int) -> str:

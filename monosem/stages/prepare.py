@@ -42,15 +42,12 @@ def prepare_stream(
     hook_points = resolve_hook_points(host.model, job.host.hook_point)
     target = _target(job, host, hook_points)
     job = _pinned(job, host)
-    _check_shapes(job, host)
+    check_shapes(job, host.model.context_length)
     widths = {name: host.model.width(name) for name in (*hook_points, *([target] if target else []))}
+    _check_outline(job, host, widths)
     runs = expand_runs(job, widths, target)
-    smallest = min(run.sae.d_sae for run in runs)
-    if job.learner.feature_shards * job.learner.replicas > smallest:
-        raise InputError(
-            f"learner.feature_shards={job.learner.feature_shards}: the smallest dictionary has {smallest:,} features"
-        )
-    check_memory(Shapes(job, _order(job, 2**40), widths, host_bytes(host.model), host.model.vocab_size), runs)
+    _check_group(job, runs)
+    check_memory(Shapes(job, order_of(job, 2**40), widths, host_bytes(host.model), host.model.vocab_size), runs)
     open_source(job.corpus)  # a source that cannot be read is found before anything is written
     _check_writable(store)
     corpus = prepare(store, job.corpus, host.tokenizer, report, host.end_token, host.begin_token)
@@ -58,7 +55,7 @@ def prepare_stream(
     selection = Selection(corpus.train, job.stream.rows_per_context, job.stream.skip_positions, frozenset(skipped))
     return SweepSpec(
         job=job,
-        order=_order(job, len(selection.contexts)),
+        order=order_of(job, len(selection.contexts)),
         runs=runs,
         widths=widths,
         aliases={name: host.model.alias(name) for name in widths},
@@ -95,9 +92,9 @@ def _pinned(job: SweepJob, host: Host) -> SweepJob:
     return replace(job, host=replace(job.host, revision=commit)) if commit else job
 
 
-def _check_shapes(job: SweepJob, host: Host) -> None:
+def check_shapes(job: SweepJob, longest: int) -> None:
+    """InputError if the job's sizes do not go together. `longest`: most tokens that the host reads."""
     c, s, t = job.corpus, job.stream, job.train
-    longest = host.model.context_length
     if c.context_length > longest:
         raise InputError(f"corpus.context_length={c.context_length}: host {job.host.model} takes at most {longest}")
     left = c.context_length - s.skip_positions
@@ -118,6 +115,34 @@ def _check_shapes(job: SweepJob, host: Host) -> None:
         raise InputError(f"train.resample_steps={t.resample_steps}: {late[0]} is not before train.steps={t.steps}")
 
 
+def _check_group(job: SweepJob, runs: Sequence[RunSpec]) -> None:
+    """InputError if a rank of a learner group would have no features."""
+    c, smallest = job.learner, min(run.sae.d_sae for run in runs)
+    if c.feature_shards * c.replicas > smallest:
+        raise InputError(
+            f"learner.replicas={c.replicas}, learner.feature_shards={c.feature_shards}: "
+            f"the smallest dictionary has only {smallest:,} features"
+        )
+
+
+def _check_outline(job: SweepJob, host: Host, widths: dict[str, int]) -> None:
+    """InputError if the host is not the one that `host.outline` describes."""
+    outline = job.host.outline
+    for name, width in widths.items():
+        if outline.width not in (0, width):
+            raise InputError(f"host.outline.width={outline.width}: the host's {name} is {width} wide")
+    module = getattr(host.model, "model", host.model)
+    found = {
+        "parameters": sum(p.numel() for p in module.parameters()),
+        "vocab_size": host.model.vocab_size,
+        "context_length": host.model.context_length,
+    }
+    for name, have in found.items():
+        said = getattr(outline, name)
+        if said and abs(said - have) > 0.02 * have:  # what is published is rounded
+            raise InputError(f"host.outline.{name}={said:,}: the host has {have:,}")
+
+
 def _check_writable(store: Store) -> None:
     probe = f"probes/{uuid.uuid4().hex}"
     try:
@@ -127,7 +152,7 @@ def _check_writable(store: Store) -> None:
         raise InputError(f"store={store.url!r}: not writable: {error}") from error
 
 
-def _order(job: SweepJob, n: int) -> StreamOrder:
+def order_of(job: SweepJob, n: int) -> StreamOrder:
     """The order of a stream over `n` usable contexts."""
     s = job.stream
     try:

@@ -20,7 +20,7 @@ FREE = {
     "track": None,
     "dataset": None,
     "stream": ("workers", "shards", "from", "tee", "ahead_rows", "detach_after_s"),
-    "host": ("model", "revision"),
+    "host": ("model", "revision", "outline"),
     "corpus": ("source", "revision", "split"),
     "train": ("checkpoint_every",),
     "learner": ("pack_parameters", "replicas", "feature_shards"),

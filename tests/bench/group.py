@@ -45,10 +45,10 @@ def timed(mesh: Mesh, rows: int, repeat: int) -> dict[str, float]:
     contenders = replicas_of(mesh, x) if mesh.seat.replicas > 1 else parts_of(mesh, x)
     times: dict[str, list[float]] = {name: [] for name in contenders}
     for turn in range(repeat + 2):
-        for name, (together, step) in contenders.items():
+        for name, (both, step) in contenders.items():
             dist.barrier()
             began = time.perf_counter()
-            if together or mesh.leads:
+            if both or mesh.leads:
                 step()
             dist.barrier()
             if turn >= 2:

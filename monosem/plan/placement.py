@@ -1,0 +1,74 @@
+"""Where learner groups go: which fit, what would fit in place of those that do not, and which wait for others.
+
+With GPUs a rank takes one, and its memory must hold it. Without, ranks are processes and share their node's memory.
+Groups that do not fit all at once go in waves, the largest first; a wave begins when the one before has ended, and has
+the stream to itself.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+from monosem.plan.cost import Mesh
+
+
+@dataclass(frozen=True)
+class Group:
+    """The learner group of a pack of runs. rank_bytes: of one rank, on its device or in its node's memory."""
+
+    runs: tuple[str, ...]
+    mesh: Mesh
+    rank_bytes: int
+
+
+@dataclass(frozen=True)
+class Room:
+    """What there is for learners. devices: each of `device_bytes`; without GPUs `nodes`, bytes of each."""
+
+    devices: int = 0
+    device_bytes: int = 0
+    nodes: tuple[int, ...] = field(default=())
+
+    def takes(self, groups: Sequence[Group]) -> bool:
+        """Whether these groups fit at once."""
+        if self.devices:
+            each = all(g.rank_bytes <= self.device_bytes for g in groups)
+            return each and sum(g.mesh.ranks for g in groups) <= self.devices
+        free = sorted(self.nodes, reverse=True)
+        for size in sorted((g.rank_bytes for g in groups for _ in range(g.mesh.ranks)), reverse=True):
+            place = next((i for i, room in enumerate(free) if room >= size), None)
+            if place is None:
+                return False
+            free[place] -= size
+        return True
+
+
+def waves(groups: Sequence[Group], room: Room) -> list[list[Group]]:
+    """The groups, each of which fits alone, in waves: those of most ranks and memory first, others where they fit."""
+    found: list[list[Group]] = []
+    for group in sorted(groups, key=lambda g: (g.mesh.ranks, g.rank_bytes), reverse=True):
+        wave = next((w for w in found if room.takes([*w, group])), None)
+        if wave is None:
+            found.append([group])
+        else:
+            wave.append(group)
+    return found
+
+
+MOST_SHARDS = 4096
+
+
+def suggest(rank_bytes: Callable[[Mesh], int], runs: tuple[str, ...], mesh: Mesh, room: Room) -> Mesh | None:
+    """The mesh of fewest ranks that fits: shards in powers of two, replicas (which part only the moments) no more than
+    slots. None if there is none."""
+    meshes = [
+        Mesh(R, 1 << n, mesh.slots)
+        for n in range(MOST_SHARDS.bit_length())
+        for R in {1, mesh.replicas, *(1 << m for m in range(mesh.slots.bit_length()))}
+        if mesh.slots >= R
+    ]
+    for other in sorted(meshes, key=lambda m: (m.ranks, m.replicas)):
+        if room.devices and other.ranks > room.devices:
+            return None
+        if room.takes([Group(runs, other, rank_bytes(other))]):
+            return other
+    return None
