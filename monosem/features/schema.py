@@ -13,8 +13,8 @@
         manifest.json                             written last: a directory without it is not finished
 
 A manifest has: `format`, `sweep`, `run`, `kind` ("dictionary" or "neurons"), `hook_point`, `d_in`, `d_sae`,
-`fingerprint` (of everything the tables depend on), `depends` (that itself: dictionary digest, host digest, corpus digest,
-features section of the job), `tokens` (how many the pass saw), `contexts`, `context_length`, `side`, `domains` (names, in
+`fingerprint` (of everything the tables depend on), `depends` (that itself: digests of dictionary, host and corpus, the
+features section of the job), `tokens` (how many the pass saw), `contexts`, `context_length`, `side`, `domains` (in
 the order of `domain_counts`), `files` (name to SHA-256, in order of the features), `counts` (features, dead, ultralow,
 examples, entries), `logits` (whether direct logit effects exist at this hook point), `ablations` ("exact" or "none").
 
