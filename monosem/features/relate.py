@@ -23,8 +23,7 @@ COSINES_AT_ONCE = 1 << 24
 
 @dataclass(frozen=True)
 class Related:
-    """Rows for RELATED, by feature and rank, [m] each; feature counts in the slice; cosine and r are NaN where they were
-    not measured."""
+    """Rows for RELATED by feature and rank, [m] each; `feature` counts in the slice, what was not measured is NaN."""
 
     feature: np.ndarray
     other: np.ndarray
