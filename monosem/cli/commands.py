@@ -5,6 +5,7 @@ Imports stand inside the functions, so that `monosem --help` and bad input do no
 
 import argparse
 import json
+import re
 import sys
 
 
@@ -155,6 +156,15 @@ def evaluate(args: argparse.Namespace) -> int:
         for name, value in metrics.items():
             if isinstance(value, int | float):
                 _say(f"{name:20} {value:,.4f}" if isinstance(value, float) else f"{name:20} {value:,}")
+    return 0
+
+
+def features(args: argparse.Namespace) -> int:
+    from monosem.stages.features import features_of
+
+    overrides = [item for item in args.uri if re.match(r"[a-z_]+(\.[a-z_]+)*=", item)]
+    for uri in (item for item in args.uri if item not in overrides):
+        features_of(uri, [*overrides, *args.overrides], _say)
     return 0
 
 

@@ -75,6 +75,7 @@ def _parser() -> argparse.ArgumentParser:
         _pretrain,
         _truth,
         _evaluate,
+        _features,
         _runs,
         _fit,
         _pull,
@@ -249,6 +250,18 @@ def _evaluate(verbs) -> None:
     )
     parser.add_argument("uri", metavar="URI", help="the run's directory or URL in its store")
     parser.add_argument("--json", action="store_true", help="one JSON document on stdout")
+
+
+def _features(verbs) -> None:
+    parser = _verb(
+        verbs,
+        "features",
+        commands.features,
+        "what the features of a sweep or a run mean: examples, logit effects, ablations ... as Parquet in the store",
+        "monosem features ./monosem-store/quickstart features.tokens=1_000_000",
+    )
+    parser.add_argument("uri", nargs="+", metavar="URI", help="STORE/SWEEP, or a run's directory in its store")
+    parser.set_defaults(overrides=[])
 
 
 def _runs(verbs) -> None:

@@ -183,6 +183,34 @@ class EvalConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class FeaturesConfig:
+    """The feature pass: what the features of finished dictionaries mean. `monosem.features.schema` has its tables."""
+
+    enabled: bool = field(default=True, metadata={"help": "false: `monosem sweep` ends without it"})
+    tokens: int = number(262_144, "tokens that it reads, whole contexts; all there are, if fewer", ge=1, le=2**40)
+    side: str = choice("train", ("train", "heldout"), "which contexts")
+    seed: int = number(0, "which contexts, and which activations are in the random sample", ge=0, le=2**63 - 1)
+    top: int = number(20, "examples in the group `top`", ge=1, le=100)
+    interval: int = number(5, "examples in each interval group", ge=1, le=100)
+    bottom: int = number(20, "examples in the group `bottom`", ge=1, le=100)
+    sample: int = number(1000, "activations in the random sample of a feature", ge=1, le=1_000_000)
+    beside: int = number(4, "tokens shown on each side of an example's", ge=0, le=64)
+    ablations: str = choice(
+        "auto", ("auto", "all", "top", "none"),
+        "examples that get ablation effects; auto: all, or none where attention follows the hook point (slow)",
+    )
+    texts: int = number(25, "texts of the data view", ge=0, le=10_000)
+    text_tokens: int = number(128, "tokens of such a text", ge=1, le=1_048_576)
+    neurons: bool = field(default=True, metadata={"help": "the host's neurons as a baseline, at mlp.post"})
+    compare: list[str] = field(
+        default_factory=list, metadata={"help": "URIs of other runs to relate features to; hosts of the same tokenizer"}
+    )
+    related_tokens: int = number(262_144, "tokens over which features of runs are correlated", ge=1, le=2**40)
+    slice_tokens: int = number(32_768, "tokens of one task; bounds memory", ge=1, le=2**32)
+    slice_features: int = number(4096, "features of one task; bounds memory", ge=1, le=2**31)
+
+
+@dataclass(frozen=True, kw_only=True)
 class TrackConfig:
     wandb: str = choice(
         "auto", ("auto", "online", "offline", "disabled"), "auto: online if WANDB_API_KEY is set, else offline"
@@ -207,6 +235,7 @@ class SweepJob:
     train: TrainConfig = field(default_factory=TrainConfig)
     learner: LearnerConfig = field(default_factory=LearnerConfig)
     evaluate: EvalConfig = field(default_factory=EvalConfig)
+    features: FeaturesConfig = field(default_factory=FeaturesConfig)
     track: TrackConfig = field(default_factory=TrackConfig)
 
 

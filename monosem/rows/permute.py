@@ -12,7 +12,7 @@ import numpy as np
 
 ROUNDS = 12
 
-CONTEXTS, SEGMENT, TOKENS, RESAMPLE, INIT, PRETRAIN, SHUFFLE, TRUTH = range(1, 9)
+CONTEXTS, SEGMENT, TOKENS, RESAMPLE, INIT, PRETRAIN, SHUFFLE, TRUTH, FEATURES = range(1, 10)
 """Purposes: the second part of a key, so that no two uses ever share random words."""
 
 

@@ -27,7 +27,7 @@ def evaluate_uri(uri: str) -> dict:
         corpus = index.load(open_store(root), record["corpus"]["key"])
     except FileNotFoundError:
         raise InputError(f"{uri}: its corpus {record['corpus']['key']} is not in {root}") from None
-    host = load_host(_host_config(record))
+    host = load_host(host_config(record))
     if host.digest != record["host"]["digest"]:
         raise InputError(f"{uri}: host {record['host']['model']} is not the one it was trained on")
     config = EvalConfig(**record["config"]["evaluate"])
@@ -36,7 +36,7 @@ def evaluate_uri(uri: str) -> dict:
     return evaluator.measure(load(uri)).metrics
 
 
-def _host_config(record: dict) -> HostConfig:
+def host_config(record: dict) -> HostConfig:
     """The host as it was trained on: a hub model by its commit."""
     wanted = record["config"]["host"]
     return HostConfig(**{key: wanted[key] for key in ("model", "revision", "precision", "device_map") if key in wanted})

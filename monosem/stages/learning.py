@@ -28,6 +28,9 @@ from monosem.text.selection import Selection
 from monosem.threads import torch_threads
 from monosem.track.tracker import NoTracker, open_tracker
 
+OUTSIDE = ("store", "track", "dataset", "features")
+"""Sections of the job that no dictionary depends on."""
+
 
 def load_inputs(spec: SweepSpec, store: Store) -> tuple[HostModel, Corpus]:
     """The sweep's host model and corpus, checked against the digests it was planned with."""
@@ -130,7 +133,7 @@ def lineage(spec: SweepSpec, run: RunSpec) -> dict:
         },
         "stream": {"first_row": 0, "last_row": spec.rows, "dataset": spec.datasets.get(run.hook_point)},
         "shuffle": shuffle_quality(spec),
-        "config": {key: value for key, value in to_plain(job).items() if key not in ("store", "track", "dataset")},
+        "config": {key: value for key, value in to_plain(job).items() if key not in OUTSIDE},
         "versions": {
             "monosem": __version__,
             "torch": torch.__version__,

@@ -1,6 +1,7 @@
 """`monosem resume STORE/SWEEP`: the job of a sweep as its store remembers it."""
 
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
 from omegaconf import OmegaConf
@@ -13,8 +14,8 @@ from monosem.store.plain import unpack_json
 from monosem.store.store import open_store
 
 
-def stored_job(uri: str) -> SweepJob:
-    """The job recorded in the sweep's manifest, with the store it was found in."""
+def stored_job(uri: str, overrides: Sequence[str] = ()) -> SweepJob:
+    """The job recorded in the sweep's manifest, with the store it was found in, and `overrides` of it."""
     root, _, name = uri.rstrip("/").rpartition("/")
     if not root or not name:
         raise InputError(f"{uri!r}: write STORE/SWEEP, for example ./monosem-store/quickstart")
@@ -27,4 +28,4 @@ def stored_job(uri: str) -> SweepJob:
     with tempfile.TemporaryDirectory() as directory:
         file = Path(directory) / "job.yaml"
         file.write_text(OmegaConf.to_yaml(OmegaConf.create(job | {"store": root})))
-        return load_job(SweepJob, str(file), [])
+        return load_job(SweepJob, str(file), list(overrides))

@@ -19,6 +19,7 @@ FREE = {
     "store": None,
     "track": None,
     "dataset": None,
+    "features": None,
     "stream": ("workers", "shards", "from", "tee", "ahead_rows", "detach_after_s"),
     "host": ("model", "revision", "outline"),
     "corpus": ("source", "revision", "split"),

@@ -9,6 +9,7 @@ from monosem.config.job import SweepJob
 from monosem.report.summary import write_summary
 from monosem.report.table import show_table
 from monosem.stages.executor import Executor, MemoryCheck, Status
+from monosem.stages.features import run_features
 from monosem.stages.listing import run_rows
 from monosem.stages.prepare import prepare_sweep, run_states
 from monosem.stages.spec import RunSpec, SweepSpec
@@ -37,15 +38,23 @@ def run_sweep(job: SweepJob, executor: Executor, say: Callable[[str], None]) -> 
     else:
         show_table(run_rows(store, job.name))
         say(f"summary: {store.url}/{layout.summary(job.name)}")
+        explain(store, job, say)
     return 1 if errors else 0
 
 
 def finish(store: Store, spec: SweepSpec, say: Callable[[str], None]) -> None:
-    """The final table and summary.html, from what is in the store."""
+    """The final table, summary.html and what the features mean, from what is in the store."""
     rows = run_rows(store, spec.job.name)
     show_table(rows)
     if any(row["state"] == "finished" for row in rows):
         say(f"summary: {write_summary(store, spec.job.name)}")
+        explain(store, spec.job, say)
+
+
+def explain(store: Store, job: SweepJob, say: Callable[[str], None]) -> None:
+    """What the features of the finished runs mean, if the job wants it and it is not there yet."""
+    if job.features.enabled:
+        run_features(store, job.name, job.features, job.learner.threads, say)
 
 
 def _announce(spec: SweepSpec, open_runs: list[RunSpec], say: Callable[[str], None]) -> None:

@@ -1,0 +1,220 @@
+"""The plan of a feature pass: subjects, slices, tasks, names of what they leave, and the memory they take. Pure data.
+
+    collect(s)    stretch s of the tokens through every host once; entries of every subject        -> one file per unit
+    merge(g)      group g of units (slices of features) over all tokens; examples, ablations ...   -> Parquet of each
+    relate(u)     unit u of the runs against every other run                                       -> Parquet
+
+Work lies in <sweep>/features/work-<fingerprint>/ and is deleted when everything has been published. A task whose last
+file is there is done, and what it writes depends on the plan alone: a pass that was killed goes on, to the same bytes.
+
+Shape letters: N tokens, T context length, D width, F features, L0 mean number of active features.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from monosem.config.job import FeaturesConfig, HostConfig
+from monosem.features import schema
+from monosem.features.examples import Choice
+
+MIB = 2**20
+DICTIONARY, NEURONS, OTHER = "dictionary", "neurons", "other"
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A set of features: a run's dictionary, the neurons of a hook point, or another host's run to compare with.
+
+    host         which of the plan's hosts
+    write_point  where the decoder writes: the hook point, or a transcoder's target
+    l0           as it was measured when it was trained; None: not known
+    """
+
+    name: str
+    sweep: str
+    kind: str
+    uri: str
+    digest: str
+    host: int
+    hook_point: str
+    write_point: str
+    d_in: int
+    d_sae: int
+    l0: float | None = None
+
+    @property
+    def has_neurons(self) -> bool:
+        """Whether coordinates of the rows that it reads are neurons."""
+        return is_neurons(self.hook_point)
+
+
+def is_neurons(hook_point: str) -> bool:
+    """Whether coordinates at a canonical hook point are neurons: each has a nonlinearity of its own."""
+    return hook_point == "mlp.post" or hook_point.endswith(".mlp.post")
+
+
+@dataclass(frozen=True)
+class Unit:
+    """Features [lo, hi) of a subject; `number` counts the subject's slices."""
+
+    subject: int
+    number: int
+    lo: int
+    hi: int
+
+
+@dataclass(frozen=True)
+class Plan:
+    """n_contexts: how many the pass reads, context_length: T; todo: subjects whose tables are made."""
+
+    store: str
+    sweep: str
+    hosts: tuple[HostConfig, ...]
+    host_digests: tuple[str, ...]
+    corpus_key: str
+    config: FeaturesConfig
+    subjects: tuple[Subject, ...]
+    n_contexts: int
+    context_length: int
+    vocab_size: int
+    fingerprint: str
+    todo: tuple[int, ...]
+    threads: int
+
+    @property
+    def tokens(self) -> int:
+        return self.n_contexts * self.context_length
+
+    @property
+    def choice(self) -> Choice:
+        c = self.config
+        return Choice(c.top, c.interval, c.bottom, c.sample, c.beside, c.seed)
+
+    @property
+    def work(self) -> str:
+        return f"sweeps/{self.sweep}/{schema.DIRECTORY}/work-{self.fingerprint[:16]}"
+
+    # -- slices of tokens --------------------------------------------------------------------
+
+    @property
+    def contexts_per_slice(self) -> int:
+        return max(1, self.config.slice_tokens // self.context_length)
+
+    @property
+    def slices(self) -> int:
+        return -(-self.n_contexts // self.contexts_per_slice)
+
+    def contexts_of(self, s: int) -> range:
+        """Contexts of slice s, by their numbers in the pass."""
+        n = self.contexts_per_slice
+        return range(s * n, min(self.n_contexts, (s + 1) * n))
+
+    # -- slices of features ------------------------------------------------------------------
+
+    def units(self, subject: int) -> list[Unit]:
+        step, F = self.config.slice_features, self.subjects[subject].d_sae
+        return [Unit(subject, n, lo, min(F, lo + step)) for n, lo in enumerate(range(0, F, step))]
+
+    def groups(self) -> list[list[Unit]]:
+        """Units that are merged together: of one place to write to, with at most `slice_features` features in all."""
+        groups: list[list[Unit]] = []
+        size = 0
+        for unit in (u for i in self.todo for u in self.units(i)):
+            last = groups[-1][-1] if groups else None
+            n = unit.hi - unit.lo
+            if last and self._place(last) == self._place(unit) and size + n <= self.config.slice_features:
+                groups[-1].append(unit)
+                size += n
+            else:
+                groups.append([unit])
+                size = n
+        return groups
+
+    def _place(self, unit: Unit) -> tuple[int, str]:
+        subject = self.subjects[unit.subject]
+        return subject.host, subject.write_point
+
+    # -- relations ---------------------------------------------------------------------------
+
+    @property
+    def related_slices(self) -> int:
+        """Slices of tokens over which features are correlated."""
+        return max(1, min(self.slices, self.config.related_tokens // (self.contexts_per_slice * self.context_length)))
+
+    @property
+    def related_tokens(self) -> int:
+        return min(self.n_contexts, self.related_slices * self.contexts_per_slice) * self.context_length
+
+    def related_units(self) -> list[Unit]:
+        own = [i for i, subject in enumerate(self.subjects) if subject.kind == DICTIONARY]
+        return [unit for i in own for unit in self.units(i)]
+
+    def others(self, subject: int) -> list[int]:
+        """Dictionaries that a subject's features are related to: all but itself."""
+        return [i for i, other in enumerate(self.subjects) if i != subject and other.kind != NEURONS]
+
+    # -- names of what tasks leave -----------------------------------------------------------
+
+    def entries_file(self, s: int, unit: Unit) -> str:
+        return f"{self.work}/entries/{s:06d}-{unit.subject:03d}-{unit.number:05d}.safetensors"
+
+    def rows_file(self, s: int) -> str:
+        """The last file of collect(s)."""
+        return f"{self.work}/rows/{s:06d}.safetensors"
+
+    def table_file(self, table: str, unit: Unit) -> str:
+        return f"{self.work}/tables/{unit.subject:03d}-{schema.slice_file(table, unit.number)}"
+
+    def related_file(self, unit: Unit) -> str:
+        return f"{self.work}/related/{unit.subject:03d}-{unit.number:05d}.parquet"
+
+    def directory(self, subject: int) -> str:
+        """Where a subject's tables are published."""
+        s = self.subjects[subject]
+        if s.kind == NEURONS:
+            return f"sweeps/{self.sweep}/{schema.DIRECTORY}/{s.name}"
+        return f"sweeps/{self.sweep}/runs/{s.name}/{schema.DIRECTORY}"
+
+    # -- memory ------------------------------------------------------------------------------
+
+    def points(self, host: int) -> list[str]:
+        """Hook points of a host that are read, in order."""
+        return list(dict.fromkeys(s.hook_point for s in self.subjects if s.host == host))
+
+    def memory(self, host_bytes: int = 0) -> dict[str, int]:
+        """Most bytes of each kind of task, beside libraries and host. L0 as trained, and half as much again.
+
+        collect   rows: slice_tokens * widths * 4;  one subject's entries, thrice: 36 slice_tokens L0;  its sums with
+                  coordinates, twice: 16 F D;  dictionaries: 8 F D each;  the encoder's tile and room for entries
+        merge     entries of the group: 44 N L0 share;  sums with coordinates and decoders: 28 slice_features D;
+                  examples: slice_features * places * (24 w + 100);  logits of a batch, and of ablated rows
+        relate    entries of two runs by feature and place: 44 N' (L0 + L0')
+        """
+        slice_tokens = self.contexts_per_slice * self.context_length
+        l0 = [1.5 * (s.l0 if s.l0 is not None else s.d_sae / 16) for s in self.subjects]
+        widths = {(s.host, s.hook_point): s.d_in for s in self.subjects}
+        biggest = max(s.d_sae * s.d_in for s in self.subjects)
+        dictionaries = sum(8 * s.d_sae * s.d_in for s in self.subjects)
+        forward = 16 * self.context_length * 24 * max(widths.values())
+        tile = 256 * MIB + 2048 * 8 * max(s.d_sae for s in self.subjects) // 16
+        collect = slice_tokens * (4 * sum(widths.values()) + 36 * max(l0)) + 16 * biggest + dictionaries + tile
+        return {
+            "collect": int(collect + forward + host_bytes),
+            "merge": int(self._merge_bytes(l0) + dictionaries + forward + host_bytes),
+            "relate": int(44 * self.related_tokens * 2 * max(l0) + dictionaries),
+        }
+
+    def _merge_bytes(self, l0: list[float]) -> float:
+        c, F, D = self.config, self.config.slice_features, max(s.d_in for s in self.subjects)
+        share = max((min(1.0, F / s.d_sae) * x for s, x in zip(self.subjects, l0, strict=True)), default=0.0)
+        features = min(F, max(s.d_sae for s in self.subjects))
+        examples = features * self.choice.places * (24 * (2 * c.beside + 1) + 100)
+        logits = 4 * (4 * (1 << 24) + 3 * (1 << 25))
+        return 44 * self.tokens * share + 28 * features * D + examples + logits
+
+
+def tasks(plan: Plan) -> Iterator[tuple[str, int]]:
+    """All tasks of a pass: (phase, number). Those of a phase may run in any order, phases one after another."""
+    yield from (("collect", s) for s in range(plan.slices))
+    yield from (("merge", g) for g in range(len(plan.groups())))
+    yield from (("relate", u) for u in range(len(plan.related_units())))

@@ -1,0 +1,155 @@
+"""What the tasks of a feature pass share in one process: hosts, contexts, dictionaries, loaded when first needed."""
+
+from functools import cached_property
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from monosem.errors import IntegrityError
+from monosem.features.ablate import ByContext, ByToken, Host
+from monosem.features.entries import Entries, joined, stacked
+from monosem.features.plan import NEURONS, Plan, Unit
+from monosem.features.vocab import token_texts
+from monosem.host.direct import DirectPath, continuation, direct_path
+from monosem.host.stored import Host as StoredHost
+from monosem.host.stored import load_host
+from monosem.rows.permute import FEATURES, Feistel
+from monosem.sae.config import SaeConfig
+from monosem.sae.model import Sae
+from monosem.store.dictionary import load
+from monosem.store.store import Store, open_store
+from monosem.store.tensors import unpack_tensors
+from monosem.text.index import TokenIndex
+from monosem.text.index import load as load_corpus
+
+MOST_DOMAINS = 32
+"""Domains counted by name; the rarer ones together as OTHERS."""
+OTHERS = "(others)"
+SCALE_CONTEXTS = 64
+"""Contexts of the pass over which the final norm's scale is averaged."""
+
+
+def neurons_sae(width: int) -> Sae:
+    """Neurons as features: x where it is above zero."""
+    eye = torch.eye(width)
+    return Sae(SaeConfig(d_in=width, d_sae=width), eye, torch.zeros(width), eye, torch.zeros(width))
+
+
+def chosen_contexts(seed: int, available: int, n: int) -> np.ndarray:
+    """Which n of the available contexts a pass reads, ascending: a function of seed and numbers alone. int64 [n]."""
+    if n >= available:
+        return np.arange(available)
+    return np.sort(Feistel(available, seed, FEATURES, 0)(np.arange(n)))
+
+
+class State:
+    """Of one plan. `store` is the one the plan names."""
+
+    def __init__(self, plan: Plan, store: Store | None = None):
+        self.plan = plan
+        self.store = store or open_store(plan.store)
+        self._saes: dict[int, Sae] = {}
+        self._hosts: dict[int, StoredHost] = {}
+        self._scales: dict[tuple[int, str], float] = {}
+
+    def host(self, number: int) -> StoredHost:
+        if number not in self._hosts:
+            found = load_host(self.plan.hosts[number])
+            if found.digest != self.plan.host_digests[number]:
+                raise IntegrityError(f"host {found.reference}: not the one that the pass was planned with")
+            self._hosts[number] = found
+        return self._hosts[number]
+
+    @cached_property
+    def index(self) -> TokenIndex:
+        corpus = load_corpus(self.store, self.plan.corpus_key)
+        return corpus.train if self.plan.config.side == "train" else corpus.heldout
+
+    @cached_property
+    def contexts(self) -> np.ndarray:
+        """Contexts of the token index, by their number in the pass."""
+        return chosen_contexts(self.plan.config.seed, len(self.index.tokens_NT), self.plan.n_contexts)
+
+    def tokens(self, numbers: np.ndarray) -> Tensor:
+        """Token ids of contexts of the pass, int64 [n, T]."""
+        return torch.from_numpy(self.index.tokens_NT[self.contexts[numbers]].astype(np.int64))
+
+    def sae(self, subject: int) -> Sae:
+        if subject not in self._saes:
+            s = self.plan.subjects[subject]
+            self._saes[subject] = neurons_sae(s.d_in) if s.kind == NEURONS else load(s.uri)
+        return self._saes[subject]
+
+    @cached_property
+    def domains(self) -> tuple[list[str], np.ndarray]:
+        """Names of the domains that are counted, and that of every place of the pass, int16 [N]."""
+        T, n = self.plan.context_length, len(self.contexts)
+        raw = np.empty((n, T), np.int32)
+        for lo in range(0, n, 4096):
+            document = self.index.document_of(self.contexts[lo : lo + 4096, None], np.arange(T)[None, :])
+            raw[lo : lo + 4096] = self.index.doc_domains[document]
+        counts = np.bincount(raw.reshape(-1), minlength=len(self.index.domains))
+        order = np.argsort(-counts, kind="stable")
+        named = order[counts[order] > 0][:MOST_DOMAINS]
+        number = np.full(len(counts), len(named), np.int16)
+        number[named] = np.arange(len(named))
+        names = [self.index.domains[i] for i in named]
+        return names + ([OTHERS] if (counts > 0).sum() > len(named) else []), number[raw].reshape(-1)
+
+    @cached_property
+    def vocab(self) -> list[str]:
+        host = self.host(0)
+        return token_texts(host.tokenizer, host.model.vocab_size)
+
+    def direct(self, unit: Unit) -> tuple[DirectPath, float] | None:
+        """The direct path of a unit's features to the logits, and the mean inverse scale of the final norm."""
+        s = self.plan.subjects[unit.subject]
+        model = self.host(s.host).model
+        path = direct_path(model, s.write_point)
+        if path is None:
+            return None
+        if (s.host, path.last) not in self._scales:
+            numbers, found = np.arange(min(SCALE_CONTEXTS, self.plan.n_contexts)), []
+            for ids in np.array_split(numbers, -(-len(numbers) // 8)):
+                residual = model.capture(self.tokens(ids), [path.last])[path.last].flatten(0, 1)
+                found.append(path.inverse_scale(residual))
+            self._scales[s.host, path.last] = float(torch.cat(found).mean())
+        return path, self._scales[s.host, path.last]
+
+    def ablation(self, unit: Unit) -> ByToken | ByContext | None:
+        """How a unit's features are ablated; None if they are not."""
+        s, asked = self.plan.subjects[unit.subject], self.plan.config.ablations
+        if asked == "none":
+            return None
+        model = self.host(s.host).model
+        host = Host(model, s.write_point, self.tokens, self.plan.context_length)
+        way = continuation(model, s.write_point)
+        if way is not None:
+            return ByToken(host, way)
+        return None if asked == "auto" else ByContext(host)
+
+    def entries(self, unit: Unit, slices: int) -> Entries:
+        """A unit's entries over the first slices of tokens."""
+        parts, T = [], self.plan.context_length
+        for s in range(slices):
+            t = self._tensors(self.plan.entries_file(s, unit))
+            parts.append(Entries(*(t[name].numpy() for name in ("start", "place", "value"))))
+        return joined(parts, [self.plan.contexts_of(s).start * T for s in range(slices)])
+
+    def cross(self, unit: Unit) -> np.ndarray | None:
+        """Sums of activation times coordinate over all tokens, float64 [F, D]; None without neurons."""
+        if not self.plan.subjects[unit.subject].has_neurons:
+            return None
+        total = 0.0
+        for s in range(self.plan.slices):
+            total = total + self._tensors(self.plan.entries_file(s, unit))["cross"].numpy()
+        return total
+
+    def all_entries(self, subject: int, slices: int) -> Entries:
+        """Entries of all features of a subject."""
+        found = [self.entries(unit, slices) for unit in self.plan.units(subject)]
+        return stacked(found)
+
+    def _tensors(self, path: str) -> dict[str, Tensor]:
+        return unpack_tensors(self.store.get(path), path)
