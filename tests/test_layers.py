@@ -16,7 +16,7 @@ FLOORS = [
     {"store"},
     {"text", "track", "dataset"},
     {"host"},
-    {"stream", "evals", "truth"},
+    {"stream", "evals", "truth", "features"},
     {"learn", "report"},
     {"stages"},
     {"fleet"},
@@ -28,7 +28,7 @@ FLOORS = [
 ONLY_IN = {
     "ray": {"fleet"},
     "wandb": {"track"},
-    "pyarrow": {"dataset", "stream", "text", "fleet"},
+    "pyarrow": {"dataset", "stream", "text", "fleet", "features"},
     "transformers": {"host"},
     "huggingface_hub": {"host", "text"},
     "datasets": {"text", "dataset"},
