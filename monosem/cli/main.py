@@ -74,6 +74,7 @@ def _parser() -> argparse.ArgumentParser:
         _pretrain,
         _truth,
         _evaluate,
+        _report,
         _runs,
         _fit,
         _pull,
@@ -225,6 +226,18 @@ def _evaluate(verbs) -> None:
     )
     parser.add_argument("uri", metavar="URI", help="the run's directory or URL in its store")
     parser.add_argument("--json", action="store_true", help="one JSON document on stdout")
+
+
+def _report(verbs) -> None:
+    parser = _verb(
+        verbs,
+        "report",
+        commands.report,
+        "write the feature browser: static pages of one or more sweeps or runs, which open from disk",
+        "monosem report ./monosem-store/quickstart --out ./browser",
+    )
+    parser.add_argument("uris", nargs="+", metavar="URI", help="STORE/SWEEP, or a run's directory or URL in its store")
+    parser.add_argument("--out", required=True, metavar="DIR", help="a new or empty directory or URL, or a report's")
 
 
 def _runs(verbs) -> None:
