@@ -35,7 +35,7 @@ TOKENS = {
     "capitals": re.compile(r"\W*[A-Z]{2,}\W*"),
     "line break": re.compile(r"\s*\n\s*"),
     "spaces": re.compile(r"[ \t]{2,}"),
-    "punctuation": re.compile(r"\s*[^\w\s]+\s*"),
+    "punctuation": re.compile(r"\s*[^\w\s\ufffd]+\s*"),
 }
 
 NAMES = (*(s.capitalize() for s in sorted(SCRIPTS)), "Chinese characters", *FORMATS, *TOKENS)

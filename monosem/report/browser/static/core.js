@@ -44,13 +44,14 @@ const M = (() => {
     return new Kind(Uint8Array.from(atob(base64), (c) => c.charCodeAt(0)).buffer);
   }
 
-  const NAMESPACES = { svg: "http://www.w3.org/2000/svg" };
-  const DRAWN = new Set(["svg", "g", "path", "line", "rect", "circle", "text", "title", "polyline"]);
+  const SVG = "http://www.w3.org/2000/svg";
+  const DRAWN = new Set(["svg", "g", "path", "line", "rect", "circle", "text", "polyline"]);
 
-  /** An element. Attributes: `on...` are listeners, `style` an object of CSS properties; children: nodes or text. */
+  /** An element. Attributes: `on...` are listeners, `style` an object of CSS properties, `svg` for a link or a title
+      inside a drawing; children: nodes or text. */
   function el(tag, attributes = {}, ...children) {
-    const drawn = DRAWN.has(tag) && (tag !== "title" || attributes.svg);
-    const node = drawn ? document.createElementNS(NAMESPACES.svg, tag) : document.createElement(tag);
+    const drawn = attributes.svg || DRAWN.has(tag);
+    const node = drawn ? document.createElementNS(SVG, tag) : document.createElement(tag);
     for (const [name, value] of Object.entries(attributes)) {
       if (value === null || value === undefined || value === false || name === "svg") continue;
       if (name.startsWith("on")) node.addEventListener(name.slice(2), value);
@@ -131,6 +132,7 @@ const M = (() => {
   function setTheme(theme) {
     document.documentElement.style.colorScheme = theme || "";
     document.documentElement.dataset.theme = theme || "";
+    window.dispatchEvent(new Event("theme"));
   }
   setTheme(kept("theme"));
 

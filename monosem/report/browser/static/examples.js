@@ -31,8 +31,17 @@
     return el("span", { class: `t${shade > 0 ? " on" : ""}${kind}`, style }, M.visible(text, 60));
   }
 
+  const RIGHT = /[\u0590-\u08ff\ufb1d-\ufdff\ufe70-\ufefc]/g, LEFT = /\p{L}/gu;
+
+  /** The direction most of the letters of some texts are written in. */
+  function direction(texts) {
+    const all = texts.join("").replace(/\\x[0-9a-f]{2}/g, "");
+    const right = (all.match(RIGHT) || []).length;
+    return 2 * right > (all.match(LEFT) || []).length ? "rtl" : "ltr";
+  }
+
   /** A line of text of an example: `full` is the activation of full shade. */
-  M.snippet = (example, texts, full) => {
+  M.snippet = (example, texts, full, dir = direction(example[0].map((t) => texts[t]))) => {
     const [tokens, centre, acts, effects] = example;
     const a = dense(acts, tokens.length), e = dense(effects, tokens.length);
     const spans = tokens.map((t, j) => {
@@ -40,13 +49,14 @@
       if (j === centre) node.classList.add("centre");
       return node;
     });
-    return el("bdi", { class: "text", dir: "auto" }, spans);
+    return el("bdi", { class: "text", dir }, spans);
   };
 
   /** A list of examples with hover details; the arrow keys walk through the tokens of the one in focus. */
   M.examples = (list, texts, full, { domains = [] } = {}) => {
+    const dir = direction(list.flatMap((example) => example[0].map((t) => texts[t])));
     const items = list.map((example) => {
-      const line = M.snippet(example, texts, full);
+      const line = M.snippet(example, texts, full, dir);
       const [, , , , , , repeated] = example;
       const item = el("li", { tabindex: "0", class: repeated ? "repeated" : null }, line);
       SEEN.set(item, { example, texts, domains, at: example[1] });
@@ -127,6 +137,7 @@
       kinds: kinds.map((k) => M.site.kinds[k]), best, texts: chunk.texts };
   };
 
+  M.direction = direction;
   M.pairs = pairs;
   M.span = span;
   M.dense = dense;

@@ -124,11 +124,11 @@
     const legend = el("p", { class: "legend" },
       M.span("activation", 0.8), " shaded by strength. Removing the feature would ", M.span("raise", 0, 1), " or ", M.span("lower", 0, -1),
       " the loss on the underlined token. Point at a token, or use the arrow keys in an example.");
-    return el("section", {}, el("h2", {}, "Dataset examples"), feature.groups.length ? legend : null, feature.groups.map(([g, list]) => {
+    return el("section", {}, el("h2", {}, "Dataset examples"), feature.groups.length ? legend : null, el("div", { class: "groups" }, feature.groups.map(([g, list]) => {
       const largest = Math.max(...list.map((example) => M.dense(example[2], example[0].length)[example[1]]));
       return el("details", { open: true, class: g === 0 ? "top" : null },
         el("summary", {}, el("h3", {}, GROUPS[g]), el("span", { class: "n" }, `up to ${M.number(largest)}`)),
         M.examples(list, texts, feature.max, { domains: run.domains }));
-    }));
+    })));
   }
 })();

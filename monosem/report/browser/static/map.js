@@ -65,6 +65,11 @@
       if (at.scale === 1) look(all);
       else draw();
     }
+    /** A colour of the style sheet as it is in the present theme. */
+    function colour(name) {
+      canvas.style.color = `var(${name})`;
+      return getComputedStyle(canvas).color;
+    }
     const toScreen = (i) => [canvas.clientWidth / 2 + (map.x[i] - at.x) * at.scale, canvas.clientHeight / 2 - (map.y[i] - at.y) * at.scale];
 
     function draw() {
@@ -73,7 +78,7 @@
     }
     function paint() {
       const dots = window.devicePixelRatio || 1, pen = canvas.getContext("2d");
-      const style = getComputedStyle(canvas);
+      const inks = map.runs.map((r) => colour(`--c${M.site.runs[r].colour}`));
       pen.setTransform(dots, 0, 0, dots, 0, 0);
       pen.clearRect(0, 0, canvas.clientWidth, canvas.clientHeight);
       const radius = Math.max(1.4, Math.min(6, 1.1 + at.scale / 90));
@@ -82,16 +87,16 @@
         const [x, y] = toScreen(i);
         if (x < -9 || y < -9 || x > canvas.clientWidth + 9 || y > canvas.clientHeight + 9) continue;
         pen.globalAlpha = lit !== null ? (map.cluster[i] === lit ? 1 : 0.08) : map.cluster[i] < 0 ? 0.4 : 0.8;
-        pen.fillStyle = style.getPropertyValue(`--c${M.site.runs[map.runs[map.run[i]]].colour}`);
+        pen.fillStyle = inks[map.run[i]];
         pen.beginPath();
         pen.arc(x, y, i === marked ? radius + 3 : radius, 0, 7);
         pen.fill();
       }
       pen.globalAlpha = 1;
-      names(pen, style);
+      names(pen);
     }
     /** Names of clusters where there is room for them. */
-    function names(pen, style) {
+    function names(pen) {
       pen.font = "12px system-ui, sans-serif";
       pen.textAlign = "center";
       const taken = [];
@@ -103,8 +108,8 @@
         if (taken.some(([a, b, w]) => Math.abs(a - x) < w + wide && Math.abs(b - y) < 17)) return;
         taken.push([x, y, wide]);
         pen.lineWidth = 3;
-        pen.strokeStyle = style.getPropertyValue("--page");
-        pen.fillStyle = style.getPropertyValue("--ink");
+        pen.strokeStyle = colour("--page");
+        pen.fillStyle = colour("--ink");
         pen.strokeText(text, x, y - 7);
         pen.fillText(text, x, y - 7);
       });
@@ -159,6 +164,8 @@
       location.href = M.link("feature", run.sweep, run.name, map.feature[i]);
     } });
     new ResizeObserver(fit).observe(canvas);
+    window.addEventListener("theme", draw);
+    matchMedia("(prefers-color-scheme: dark)").addEventListener("change", draw);
     return view;
   }
 })();

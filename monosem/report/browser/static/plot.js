@@ -109,7 +109,7 @@
       const clash = taken.some(([a, b]) => Math.abs(a - x) < 46 && Math.abs(b - y) < 11);
       if (!clash) taken.push([x, y]);
       const name = clash ? null : el("text", x > c.width - 70 ? { x: x - 8, y: y + 4, "text-anchor": "end" } : { x: x + 8, y: y + 4 }, M.visible(p.name, 16));
-      c.plane.append(p.href ? el("a", { href: p.href, "aria-label": said }, mark, name) : el("g", {}, mark, name));
+      c.plane.append(p.href ? el("a", { svg: true, href: p.href, "aria-label": said }, mark, name) : el("g", {}, mark, name));
     }
     return c.svg;
   };

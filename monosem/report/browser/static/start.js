@@ -26,7 +26,7 @@
     const form = el("form", { class: "big", role: "search", onsubmit: (event) => {
       event.preventDefault();
       if (field.value.trim()) location.hash = `find/${encodeURIComponent(field.value.trim())}`;
-    } }, field, el("button", { type: "submit" }, "Find features"));
+    } }, field, el("button", { type: "submit" }, "Find"));
     const open = M.site.runs.filter((r) => r.open && r.kind !== "neurons");
     const total = open.reduce((sum, r) => sum + r.features, 0);
     return el("header", { class: "welcome" }, el("h1", {}, "What do the features mean?"),
@@ -61,7 +61,7 @@
     const curves = runs.filter((r) => r.curve.length > 1).map((r) => ({ ...r, key: r.name, points: r.curve }));
     const histograms = runs.filter((r) => r.histogram).map((r) => ({ ...r, key: r.name, edges: r.histogram.edges, counts: r.histogram.counts }));
     const lowest = Math.min(...histograms.map((h) => h.edges[h.counts.findIndex((n) => n > 0)] ?? -6));
-    const form = (v) => (v === 0 ? "100 %" : `10${String(v).replace("-", "\u207b").replace(/\d/g, (d) => "\u2070\u00b9\u00b2\u00b3\u2074\u2075\u2076\u2077\u2078\u2079"[d])}`);
+    const form = (v) => (v === 0 ? "1" : `10${String(v).replace("-", "\u207b").replace(/\d/g, (d) => "\u2070\u00b9\u00b2\u00b3\u2074\u2075\u2076\u2077\u2078\u2079"[d])}`);
     return el("div", { class: "plots" },
       figure("Sparsity against what is recovered", "Further left and higher is better.", M.scatter("L0 against loss recovered", points("recovered"), { xlabel: "L0: active features per token", ylabel: "loss recovered" })),
       figure("Sparsity against what is left unexplained", "Further left and lower is better.", M.scatter("L0 against FVU", points("fvu"), { xlabel: "L0: active features per token", ylabel: "FVU", ylo: 0 })),

@@ -21,7 +21,7 @@
             run.domains[domain] ? el("span", { class: "kind" }, M.visible(run.domains[domain])) : null, el("bdi", { dir: "auto" }, M.visible(opening, 60))))))),
         reading, panel));
     const spans = text.tokens.map((t, j) => tokenSpan(state, t, j, (at) => choose(at)));
-    reading.append(el("bdi", { class: "text", dir: "auto" }, spans));
+    reading.append(el("bdi", { class: "text", dir: M.direction(text.tokens.map((t) => text.texts[t])) }, spans));
     reading.addEventListener("keydown", (event) => {
       const move = { ArrowLeft: -1, ArrowRight: 1 }[event.key];
       if (!move) return;
@@ -64,7 +64,7 @@
     const node = M.span(shown, 0);
     node.addEventListener("click", () => choose(j));
     node.title = `${text.active[j].length / 2} features`;
-    return shown.includes("\n") ? [node, document.createElement("br")][0] : node;
+    return node;
   }
 
   function showToken({ run, text, token }, panel, paint) {
