@@ -11,6 +11,7 @@ from monosem.report.table import show_table
 from monosem.stages.executor import Executor, MemoryCheck, Status
 from monosem.stages.listing import run_rows
 from monosem.stages.prepare import prepare_sweep, run_states
+from monosem.stages.report import report_sweep
 from monosem.stages.spec import RunSpec, SweepSpec
 from monosem.store import layout
 from monosem.store.store import Store, open_store
@@ -32,20 +33,23 @@ def run_sweep(job: SweepJob, executor: Executor, say: Callable[[str], None]) -> 
         errors = _train(spec, open_runs, executor).errors
         for name, error in errors.items():
             say(f"run {name} failed: {error}")
-    if open_runs or not store.exists(layout.summary(job.name)):
+    pages = (layout.summary(job.name), f"{layout.browser(job.name)}/index.html")
+    if open_runs or not all(store.exists(page) for page in pages):
         finish(store, spec, say)
     else:
         show_table(run_rows(store, job.name))
         say(f"summary: {store.url}/{layout.summary(job.name)}")
+        say(f"browser: {store.url}/{layout.browser(job.name)}/index.html")
     return 1 if errors else 0
 
 
 def finish(store: Store, spec: SweepSpec, say: Callable[[str], None]) -> None:
-    """The final table and summary.html, from what is in the store."""
+    """The final table, summary.html and the feature browser, from what is in the store."""
     rows = run_rows(store, spec.job.name)
     show_table(rows)
     if any(row["state"] == "finished" for row in rows):
         say(f"summary: {write_summary(store, spec.job.name)}")
+        say(f"browser: {report_sweep(store, spec.job.name, say)}")
 
 
 def _announce(spec: SweepSpec, open_runs: list[RunSpec], say: Callable[[str], None]) -> None:

@@ -28,14 +28,44 @@
     const style = {};
     if (shade > 0) style["--a"] = Math.max(0.06, Math.min(1, shade)).toFixed(3);
     if (kind) style["--u"] = (0.25 + 0.75 * strength).toFixed(3);
-    return el("span", { class: `t${shade > 0 ? " on" : ""}${kind}`, style }, M.visible(text, 60));
+    return el("span", { class: `t${text === "" ? " part" : ""}${shade > 0 ? " on" : ""}${kind}`, style }, M.visible(text, 60));
+  }
+
+  /** Texts of tokens as running text: characters that tokens share the bytes of (written \\xNN) are put together; the
+      token that completes one shows it, those before show nothing. */
+  function joined(texts) {
+    const shown = [];
+    let decoder = null, open = 0;       // tokens at the end whose character is not complete
+    const close = () => {
+      for (let k = shown.length - open; k < shown.length; k++) shown[k] = texts[k];
+      [decoder, open] = [null, 0];
+    };
+    for (const text of texts) {
+      if (!/\\x[0-9a-f]{2}/.test(text)) {
+        close();
+        shown.push(text);
+        continue;
+      }
+      decoder = decoder || new TextDecoder("utf-8");
+      const piece = decoder.decode(bytesOf(text), { stream: true });
+      shown.push(piece.includes("\ufffd") ? text : piece);
+      open = piece === "" ? open + 1 : 0;
+    }
+    close();
+    return shown;
+  }
+
+  function bytesOf(text) {
+    const parts = text.split(/\\x([0-9a-f]{2})/);
+    const encoder = new TextEncoder();
+    return Uint8Array.from(parts.flatMap((part, k) => (k % 2 ? [parseInt(part, 16)] : [...encoder.encode(part)])));
   }
 
   const RIGHT = /[\u0590-\u08ff\ufb1d-\ufdff\ufe70-\ufefc]/g, LEFT = /\p{L}/gu;
 
   /** The direction most of the letters of some texts are written in. */
   function direction(texts) {
-    const all = texts.join("").replace(/\\x[0-9a-f]{2}/g, "");
+    const all = joined(texts).join("").replace(/\\x[0-9a-f]{2}/g, "");
     const right = (all.match(RIGHT) || []).length;
     return 2 * right > (all.match(LEFT) || []).length ? "rtl" : "ltr";
   }
@@ -44,8 +74,9 @@
   M.snippet = (example, texts, full, dir = direction(example[0].map((t) => texts[t]))) => {
     const [tokens, centre, acts, effects] = example;
     const a = dense(acts, tokens.length), e = dense(effects, tokens.length);
+    const shown = joined(tokens.map((t) => texts[t]));
     const spans = tokens.map((t, j) => {
-      const node = span(texts[t], full > 0 ? a[j] / full : 0, e[j]);
+      const node = span(shown[j], full > 0 ? a[j] / full : 0, e[j]);
       if (j === centre) node.classList.add("centre");
       return node;
     });
@@ -138,6 +169,7 @@
   };
 
   M.direction = direction;
+  M.joined = joined;
   M.pairs = pairs;
   M.span = span;
   M.dense = dense;

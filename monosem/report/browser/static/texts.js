@@ -20,7 +20,8 @@
           el("li", {}, el("a", { href: M.link("texts", run.sweep, run.name, n), "aria-current": n === number ? "page" : null },
             run.domains[domain] ? el("span", { class: "kind" }, M.visible(run.domains[domain])) : null, el("bdi", { dir: "auto" }, M.visible(opening, 60))))))),
         reading, panel));
-    const spans = text.tokens.map((t, j) => tokenSpan(state, t, j, (at) => choose(at)));
+    const shown = M.joined(text.tokens.map((t) => text.texts[t]));
+    const spans = shown.map((piece, j) => tokenSpan(state, piece, j, choose));
     reading.append(el("bdi", { class: "text", dir: M.direction(text.tokens.map((t) => text.texts[t])) }, spans));
     reading.addEventListener("keydown", (event) => {
       const move = { ArrowLeft: -1, ArrowRight: 1 }[event.key];
@@ -59,9 +60,8 @@
     if (n >= 0 && n < run.texts) location.hash = M.link("", run.sweep, run.name, n).split("#")[1];
   }
 
-  function tokenSpan({ text }, t, j, choose) {
-    const shown = text.texts[t];
-    const node = M.span(shown, 0);
+  function tokenSpan({ text }, piece, j, choose) {
+    const node = M.span(piece, 0);
     node.addEventListener("click", () => choose(j));
     node.title = `${text.active[j].length / 2} features`;
     return node;
