@@ -36,7 +36,7 @@ class Window:
 
     def run_at(self, j: int) -> str:
         """The stretch without white space that token j is part of."""
-        a, b = self.starts[j], self.ends[j]
+        a, b = self.starts[j], min(self.ends[j], len(self.text))
         while a < b and self.text[a].isspace():
             a += 1
         b = max(a, b)

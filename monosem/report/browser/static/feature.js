@@ -21,10 +21,12 @@
         el("div", { class: "side" }, neurons(run, feature), related(run, feature)),
         el("div", { class: "middle" }, activations(feature, run), logits(feature, chunk.texts)),
         el("div", { class: "wideside" }, groups(feature, chunk.texts, run))));
-    M.keys({ ArrowLeft: () => go(run, i - 1), ArrowRight: () => go(run, i + 1), k: () => go(run, i - 1), j: () => go(run, i + 1) });
+    M.keys({ ArrowLeft: () => go(run, -1), ArrowRight: () => go(run, 1), k: () => go(run, -1), j: () => go(run, 1) });
   });
 
-  function go(run, i) {
+  /** On or back from the feature of the address, which may be ahead of what is drawn. */
+  function go(run, by) {
+    const i = Number(M.route()[2] || 0) + by;
     location.hash = M.link("", run.sweep, run.name, (i + run.features) % run.features).split("#")[1];
   }
 

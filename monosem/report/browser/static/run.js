@@ -63,15 +63,18 @@
     }, choices.map(([value, text]) => el("option", { value, selected: value === now }, text))));
     const orders = ORDERS.filter(([name]) => name !== "map" || state.columns.order);
     const field = el("input", { type: "search", name: "words", value: state.words, placeholder: "e.g. river, or ^ the$", autocomplete: "off", spellcheck: "false" });
-    const form = el("form", { class: "controls", role: "search", "aria-label": "features of this run", onsubmit: (event) => {
-      event.preventDefault();
+    const again = () => {
       state.words = field.value;
       search(state, list);
+    };
+    const form = el("form", { class: "controls", role: "search", "aria-label": "features of this run", onsubmit: (event) => {
+      event.preventDefault();
+      again();
     } },
       el("label", { class: "grow" }, el("span", {}, "Search"), field),
-      select("as", MODES, state.mode, (v) => { state.mode = v; search(state, list); }),
+      select("as", MODES, state.mode, (v) => { state.mode = v; again(); }),
       select("in", [["all", "everything"], ["tops", "tokens it fires on"], ["up", "positive logits"], ["best", "strongest example"]], state.where,
-        (v) => { state.where = v; search(state, list); }),
+        (v) => { state.where = v; again(); }),
       el("button", { type: "submit" }, "Search"),
       select("Order", orders, state.order, (v) => { state.order = v; list.refresh(); }),
       el("label", { class: "check" }, el("input", { type: "checkbox", checked: !state.alive, onchange: (event) => {
