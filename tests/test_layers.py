@@ -28,7 +28,7 @@ FLOORS = [
 ONLY_IN = {
     "ray": {"fleet"},
     "wandb": {"track"},
-    "pyarrow": {"dataset", "stream", "text", "fleet", "features"},
+    "pyarrow": {"dataset", "stream", "text", "fleet", "features", "report"},
     "transformers": {"host"},
     "huggingface_hub": {"host", "text"},
     "datasets": {"text", "dataset"},
@@ -37,6 +37,8 @@ ONLY_IN = {
     "matplotlib": {"report"},
     "jinja2": {"report"},
     "rich": {"track", "report"},
+    "umap": {"report"},
+    "sklearn": {"report"},
     "faker": {"text"},
     "numba": {"sae"},
     "triton": {"sae"},

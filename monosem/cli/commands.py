@@ -168,6 +168,13 @@ def features(args: argparse.Namespace) -> int:
     return 0
 
 
+def report(args: argparse.Namespace) -> int:
+    from monosem.stages.report import report
+
+    _say(f"browser: {report(args.uris, args.out, _say)}")
+    return 0
+
+
 def runs(args: argparse.Namespace) -> int:
     from monosem.report.table import show_table
     from monosem.stages.listing import COLUMNS, all_rows, shuffle_line

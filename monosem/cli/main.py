@@ -76,6 +76,7 @@ def _parser() -> argparse.ArgumentParser:
         _truth,
         _evaluate,
         _features,
+        _report,
         _runs,
         _fit,
         _pull,
@@ -262,6 +263,18 @@ def _features(verbs) -> None:
     )
     parser.add_argument("uri", nargs="+", metavar="URI", help="STORE/SWEEP, or a run's directory in its store")
     parser.set_defaults(overrides=[])
+
+
+def _report(verbs) -> None:
+    parser = _verb(
+        verbs,
+        "report",
+        commands.report,
+        "write the feature browser: static pages of one or more sweeps or runs, which open from disk",
+        "monosem report ./monosem-store/quickstart --out ./browser",
+    )
+    parser.add_argument("uris", nargs="+", metavar="URI", help="STORE/SWEEP, or a run's directory or URL in its store")
+    parser.add_argument("--out", required=True, metavar="DIR", help="a new or empty directory or URL, or a report's")
 
 
 def _runs(verbs) -> None:

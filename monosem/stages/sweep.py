@@ -12,6 +12,7 @@ from monosem.stages.executor import Executor, MemoryCheck, Status
 from monosem.stages.features import run_features
 from monosem.stages.listing import run_rows
 from monosem.stages.prepare import prepare_sweep, run_states
+from monosem.stages.report import report_sweep
 from monosem.stages.spec import RunSpec, SweepSpec
 from monosem.store import layout
 from monosem.store.store import Store, open_store
@@ -33,7 +34,8 @@ def run_sweep(job: SweepJob, executor: Executor, say: Callable[[str], None]) -> 
         errors = _train(spec, open_runs, executor).errors
         for name, error in errors.items():
             say(f"run {name} failed: {error}")
-    if open_runs or not store.exists(layout.summary(job.name)):
+    pages = (layout.summary(job.name), f"{layout.browser(job.name)}/index.html")
+    if open_runs or not all(store.exists(page) for page in pages):
         finish(store, spec, say)
     else:
         show_table(run_rows(store, job.name))
@@ -43,7 +45,7 @@ def run_sweep(job: SweepJob, executor: Executor, say: Callable[[str], None]) -> 
 
 
 def finish(store: Store, spec: SweepSpec, say: Callable[[str], None]) -> None:
-    """The final table, summary.html and what the features mean, from what is in the store."""
+    """The final table, summary.html, what the features mean and their pages, from what is in the store."""
     rows = run_rows(store, spec.job.name)
     show_table(rows)
     if any(row["state"] == "finished" for row in rows):
@@ -52,9 +54,10 @@ def finish(store: Store, spec: SweepSpec, say: Callable[[str], None]) -> None:
 
 
 def explain(store: Store, job: SweepJob, say: Callable[[str], None]) -> None:
-    """What the features of the finished runs mean, if the job wants it and it is not there yet."""
+    """What the features of the finished runs mean, and its pages, if the job wants it and they are not there yet."""
     if job.features.enabled:
         run_features(store, job.name, job.features, job.learner.threads, say)
+        say(f"browser: {report_sweep(store, job.name, say)}")
 
 
 def _announce(spec: SweepSpec, open_runs: list[RunSpec], say: Callable[[str], None]) -> None:

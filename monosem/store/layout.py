@@ -4,6 +4,7 @@ corpora/<key>/                          token indexes
 hosts/<name>/                           host models made by `monosem pretrain`
 sweeps/<sweep>/sweep.json               what the sweep is: config, fingerprint, lineage
 sweeps/<sweep>/summary.html             the result page
+sweeps/<sweep>/browser/index.html       the feature browser
 sweeps/<sweep>/fit.html                 laws and fronts, by `monosem fit`
 sweeps/<sweep>/canary.json              digest of the work item that every worker makes first
 sweeps/<sweep>/control.json             how many workers a running sweep on Ray has; wanted.json: should have
@@ -27,6 +28,10 @@ def manifest(name: str) -> str:
 
 def summary(name: str) -> str:
     return f"sweeps/{name}/summary.html"
+
+
+def browser(name: str) -> str:
+    return f"sweeps/{name}/browser"
 
 
 def fit(name: str) -> str:

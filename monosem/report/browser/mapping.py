@@ -1,0 +1,60 @@
+"""The map's file: places, clusters and what clusters are called; and the order of features along one dimension."""
+
+from collections import Counter
+
+import numpy as np
+
+from monosem.report.browser.atlas import Atlas, make_atlas, that_fit
+from monosem.report.browser.pack import Site, column, rounded
+from monosem.report.browser.related import Related
+from monosem.report.browser.sources import Run, Sweep
+from monosem.store.dictionary import load
+
+WORDS = 5
+"""Tokens that a cluster is called by."""
+
+
+def write_map(site: Site, sweep: Sweep, runs: list[Run], related: Related, numbers: dict[str, int]) -> tuple[dict, list]:
+    """map.js of a sweep, of as many of `runs` as fit. Returns ({run name: place of each feature}, names left out).
+
+    Dictionaries whose decoder vectors have another width than the first's live elsewhere and are left out too.
+    """
+    decoders = [load(f"{sweep.store.url}/{run.prefix}").W_dec.numpy() for run in runs]
+    width = decoders[0].shape[1]
+    same = [i for i, decoder in enumerate(decoders) if decoder.shape[1] == width]
+    kept = [same[i] for i in that_fit([len(decoders[i]) for i in same])]
+    left = [run.name for i, run in enumerate(runs) if i not in kept]
+    atlas = make_atlas([decoders[i] for i in kept], [runs[i].tables.largest > 0 for i in kept]) if kept else None
+    if atlas is None:
+        return {}, left
+    chosen = [runs[i] for i in kept]
+    site.data(f"{sweep.name}/map", {
+        "runs": [numbers[run.data_name] for run in chosen],
+        "left": left,
+        "x": column(atlas.plane[:, 0], "<f4"),
+        "y": column(atlas.plane[:, 1], "<f4"),
+        "run": column(atlas.run, "<u2"),
+        "feature": column(atlas.feature, "<u4"),
+        "cluster": column(atlas.cluster, "<i4"),
+        "clusters": _clusters(atlas, [related.names[run.data_name] for run in chosen]),
+    })  # fmt: skip
+    return {run.name: _order(atlas, place, run.tables.size) for place, run in enumerate(chosen)}, left
+
+
+def _order(atlas: Atlas, run: int, size: int) -> np.ndarray:
+    """[size] place of each feature of one dictionary; dead ones last."""
+    order = np.full(size, len(atlas.order), dtype=np.int64)
+    own = atlas.run == run
+    order[atlas.feature[own]] = atlas.order[own]
+    return order
+
+
+def _clusters(atlas: Atlas, names: list[list[list[str]]]) -> list[list]:
+    """[words, size, x, y] of each cluster; its words are the tokens most often among the strongest of its members."""
+    found = []
+    for c in range(atlas.cluster.max() + 1):
+        members = np.flatnonzero(atlas.cluster == c)
+        words = Counter(w[:30] for i in members.tolist() for w in names[atlas.run[i]][atlas.feature[i]])
+        centre = rounded(np.median(atlas.plane[members], axis=0)).tolist()
+        found.append([[w for w, _ in words.most_common(WORDS)], len(members), *centre])
+    return found

@@ -1,0 +1,77 @@
+"""Data files of the site: scripts that hand over one value each, so that pages opened from disk can read them.
+
+A file `data/<name>.js` holds `M.put("<name>", "<base64>")`: JSON, deflated (zlib). Whatever the value's text is, the
+file is plain ASCII out of the base64 alphabet: nothing in it can end a string, a script or a line.
+"""
+
+import base64
+import json
+import re
+import zlib
+
+import numpy as np
+
+from monosem.store.store import Store
+
+NAME = re.compile(r"[A-Za-z0-9_.=/-]+")
+LEVEL = 4
+"""zlib's: a quarter of the size of the JSON; higher levels cost more time than they save."""
+
+
+class Site:
+    """Where the files go. `bytes` counts what was written."""
+
+    def __init__(self, store: Store, prefix: str = ""):
+        self.store, self.prefix, self.bytes = store, prefix, 0
+
+    def put(self, path: str, data: bytes) -> None:
+        self.store.put(f"{self.prefix}{path}", data)
+        self.bytes += len(data)
+
+    def data(self, name: str, value: object) -> None:
+        """Write `value`, anything that JSON can hold, as the data file called `name`."""
+        self.put(f"data/{name}.js", packed(name, value))
+
+
+def packed(name: str, value: object) -> bytes:
+    if not NAME.fullmatch(name):
+        raise ValueError(f"{name!r} is no name of a data file")
+    text = json.dumps(value, separators=(",", ":"), allow_nan=False, check_circular=False)
+    return b'M.put("%s","%s");\n' % (name.encode(), base64.b64encode(zlib.compress(text.encode(), LEVEL)))
+
+
+def column(values: np.ndarray, dtype: str) -> str:
+    """A column of numbers as base64 of little-endian `dtype` ("<f4", "<u4", "u1" ...)."""
+    return base64.b64encode(np.ascontiguousarray(values, dtype=dtype).tobytes()).decode()
+
+
+def rounded(x: np.ndarray | float, digits: int = 4) -> np.ndarray:
+    """To so many significant digits, as the paper's published data; float64."""
+    x = np.asarray(x, dtype=np.float64)
+    size = np.abs(x)
+    with np.errstate(divide="ignore"):
+        power = np.where(size > 0, digits - 1 - np.floor(np.log10(size)), 0.0)
+    factor = 10.0 ** np.clip(power, -300, 300)
+    return np.round(x * factor) / factor
+
+
+def plain(x: float | None, digits: int = 4) -> float | None:
+    """One number, rounded; None where it was not measured or is not finite."""
+    return None if x is None or not np.isfinite(x) else float(rounded(x, digits))
+
+
+def listed(values: np.ndarray) -> list[float | None]:
+    """Numbers for JSON, rounded; None for what is not finite."""
+    numbers = rounded(values)
+    return [x if ok else None for x, ok in zip(numbers.tolist(), np.isfinite(numbers).tolist(), strict=True)]
+
+
+def sparse(values: np.ndarray, starts: np.ndarray) -> list[list]:
+    """For each stretch [starts[i], starts[i + 1]) of `values`: its non-zero entries as [place, value, place, ...]."""
+    at = np.flatnonzero(values)
+    row = np.searchsorted(starts, at, side="right") - 1
+    flat: list = [None] * (2 * len(at))
+    flat[0::2] = (at - starts[row]).tolist()
+    flat[1::2] = rounded(values[at]).tolist()
+    ends = (2 * np.searchsorted(at, starts)).tolist()
+    return [flat[a:b] for a, b in zip(ends[:-1], ends[1:], strict=True)]

@@ -1,0 +1,171 @@
+"use strict";
+/* The map: features of several dictionaries at one place each (UMAP of decoder vectors), with clusters (HDBSCAN).
+   Drag, wheel, pinch or + - and arrows move it; pointing names a feature, a click opens it. Address: map.html#sweep[/run[/feature]]. */
+
+(() => {
+  const { el } = M;
+
+  M.view(async (parts, main) => {
+    const sweep = M.site.sweeps.find((s) => s.name === parts[0]) || M.site.sweeps.find((s) => s.map);
+    if (!sweep || !sweep.map) throw new Error("There is no map here.");
+    M.crumbs(["Start", "index.html"], [sweep.name, M.link("index", "sweep", sweep.name)], ["map"]);
+    const raw = await M.load(`${sweep.name}/map`);
+    const map = { sweep, ...raw, x: M.numbers(raw.x), y: M.numbers(raw.y), run: M.numbers(raw.run, Uint16Array), feature: M.numbers(raw.feature, Uint32Array), cluster: M.numbers(raw.cluster, Int32Array) };
+    const chosen = new Set(map.runs.map((_, i) => i));
+    const canvas = el("canvas", { tabindex: "0", role: "img", "aria-label": `map of ${M.count(map.x.length)} features; the clusters are listed beside it` });
+    const view = makeView(map, canvas, chosen);
+    const legend = el("ul", { class: "key" }, map.runs.map((r, i) => el("li", {}, el("label", {},
+      el("input", { type: "checkbox", checked: true, onchange: (event) => {
+        if (event.target.checked) chosen.add(i);
+        else chosen.delete(i);
+        view.draw();
+      } }), el("span", { class: `swatch c${M.site.runs[r].colour}` }), el("bdi", {}, M.visible(M.site.runs[r].name))))));
+    const button = (text, label, act) => el("button", { type: "button", "aria-label": label, onclick: act }, text);
+    main.append(el("header", { class: "head" }, el("h1", {}, "Map of ", el("bdi", {}, M.visible(sweep.name))),
+      el("p", { class: "note" }, `Features whose decoder vectors point the same way lie together: UMAP of ${M.count(map.x.length)} features by cosine; clusters by HDBSCAN on ten dimensions.`,
+        map.left.length ? ` Not on it, being too large: ${map.left.map((name) => M.visible(name)).join(", ")}.` : "")),
+      el("div", { class: "mapview" },
+        el("div", { class: "mapbox" }, canvas, el("div", { class: "zoom" }, button("+", "nearer", () => view.zoom(1.5)), button("\u2212", "farther", () => view.zoom(1 / 1.5)), button("\u2922", "everything", view.all)), legend),
+        el("nav", { class: "clusters", "aria-label": "clusters" }, el("h2", {}, `${M.count(map.clusters.length)} clusters`),
+          el("ol", {}, map.clusters.map(([words, size], c) => el("li", {},
+            el("button", { type: "button", onclick: () => view.showCluster(c), onpointerenter: () => view.light(c), onpointerleave: () => view.light(null) },
+              el("span", { class: "name" }, words.map((w) => M.word(w))), el("span", { class: "n" }, M.count(size)))))))));
+    requestAnimationFrame(() => {
+      view.fit();
+      const run = map.runs.findIndex((r) => M.site.runs[r].name === parts[1]);
+      if (run >= 0 && parts[2] !== undefined) view.find(run, Number(parts[2]));
+    });
+    M.keys({ "+": () => view.zoom(1.4), "=": () => view.zoom(1.4), "-": () => view.zoom(1 / 1.4), 0: view.all,
+      ArrowLeft: () => view.pan(60, 0), ArrowRight: () => view.pan(-60, 0), ArrowUp: () => view.pan(0, 60), ArrowDown: () => view.pan(0, -60) });
+  });
+
+  function bounds(map, members) {
+    let [x0, x1, y0, y1] = [Infinity, -Infinity, Infinity, -Infinity];
+    for (const i of members) {
+      x0 = Math.min(x0, map.x[i]); x1 = Math.max(x1, map.x[i]);
+      y0 = Math.min(y0, map.y[i]); y1 = Math.max(y1, map.y[i]);
+    }
+    return { x: (x0 + x1) / 2, y: (y0 + y1) / 2, width: Math.max(x1 - x0, 0.2), height: Math.max(y1 - y0, 0.2) };
+  }
+
+  function makeView(map, canvas, chosen) {
+    const all = [...map.x.keys()];
+    const at = { x: 0, y: 0, scale: 1 };
+    let lit = null, marked = null, frame = 0;
+
+    function look(members, share = 0.9) {
+      const b = bounds(map, members);
+      Object.assign(at, { x: b.x, y: b.y, scale: share * Math.min(canvas.clientWidth / b.width, canvas.clientHeight / b.height) });
+      draw();
+    }
+    function fit() {
+      const dots = window.devicePixelRatio || 1;
+      canvas.width = canvas.clientWidth * dots;
+      canvas.height = canvas.clientHeight * dots;
+      if (at.scale === 1) look(all);
+      else draw();
+    }
+    /** A colour of the style sheet as it is in the present theme. */
+    function colour(name) {
+      canvas.style.color = `var(${name})`;
+      return getComputedStyle(canvas).color;
+    }
+    const toScreen = (i) => [canvas.clientWidth / 2 + (map.x[i] - at.x) * at.scale, canvas.clientHeight / 2 - (map.y[i] - at.y) * at.scale];
+
+    function draw() {
+      cancelAnimationFrame(frame);
+      frame = requestAnimationFrame(paint);
+    }
+    function paint() {
+      const dots = window.devicePixelRatio || 1, pen = canvas.getContext("2d");
+      const inks = map.runs.map((r) => colour(`--c${M.site.runs[r].colour}`));
+      pen.setTransform(dots, 0, 0, dots, 0, 0);
+      pen.clearRect(0, 0, canvas.clientWidth, canvas.clientHeight);
+      const radius = Math.max(1.4, Math.min(6, 1.1 + at.scale / 90));
+      for (const i of all) {
+        if (!chosen.has(map.run[i])) continue;
+        const [x, y] = toScreen(i);
+        if (x < -9 || y < -9 || x > canvas.clientWidth + 9 || y > canvas.clientHeight + 9) continue;
+        pen.globalAlpha = lit !== null ? (map.cluster[i] === lit ? 1 : 0.08) : map.cluster[i] < 0 ? 0.4 : 0.8;
+        pen.fillStyle = inks[map.run[i]];
+        pen.beginPath();
+        pen.arc(x, y, i === marked ? radius + 3 : radius, 0, 7);
+        pen.fill();
+      }
+      pen.globalAlpha = 1;
+      names(pen);
+    }
+    /** Names of clusters where there is room for them. */
+    function names(pen) {
+      pen.font = "12px system-ui, sans-serif";
+      pen.textAlign = "center";
+      const taken = [];
+      map.clusters.forEach(([words, , cx, cy], c) => {
+        const x = canvas.clientWidth / 2 + (cx - at.x) * at.scale, y = canvas.clientHeight / 2 - (cy - at.y) * at.scale;
+        if (x < 0 || y < 8 || x > canvas.clientWidth || y > canvas.clientHeight || (lit !== null && lit !== c)) return;
+        const text = words.slice(0, 3).map((w) => `\u2068${M.visible(w, 14).trim() || "\u2423"}\u2069`).join("  ");
+        const wide = pen.measureText(text).width / 2 + 8;
+        if (taken.some(([a, b, w]) => Math.abs(a - x) < w + wide && Math.abs(b - y) < 17)) return;
+        taken.push([x, y, wide]);
+        pen.lineWidth = 3;
+        pen.strokeStyle = colour("--page");
+        pen.fillStyle = colour("--ink");
+        pen.strokeText(text, x, y - 7);
+        pen.fillText(text, x, y - 7);
+      });
+    }
+
+    function nearest(px, py) {
+      let best = null, least = 144;
+      for (const i of all) {
+        if (!chosen.has(map.run[i])) continue;
+        const [x, y] = toScreen(i), d = (x - px) ** 2 + (y - py) ** 2;
+        if (d < least) [best, least] = [i, d];
+      }
+      return best;
+    }
+    function zoom(by, px = canvas.clientWidth / 2, py = canvas.clientHeight / 2) {
+      const dx = (px - canvas.clientWidth / 2) / at.scale, dy = (canvas.clientHeight / 2 - py) / at.scale;
+      at.x += dx - dx / by;
+      at.y += dy - dy / by;
+      at.scale *= by;
+      draw();
+    }
+    function pan(dx, dy) {
+      at.x -= dx / at.scale;
+      at.y += dy / at.scale;
+      draw();
+    }
+    async function name(i) {
+      marked = i;
+      canvas.style.cursor = i === null ? "grab" : "pointer";
+      draw();
+      if (i === null) return M.hideTip();
+      const run = M.site.runs[map.runs[map.run[i]]], feature = map.feature[i];
+      const row = await M.rowOf(run, feature);
+      if (marked !== i) return;
+      const [x, y] = toScreen(i), box = canvas.getBoundingClientRect();
+      const spot = { left: box.left + x + 8, top: box.top + y - 8, bottom: box.top + y + 8 };
+      M.showTip(spot, [el("p", {}, el("span", { class: "id" }, el("bdi", {}, M.visible(run.name)), `/${feature}`), " ", M.featureName(row)),
+        row.best ? el("p", {}, M.snippet(row.best, row.texts, M.dense(row.best[2], row.best[0].length)[row.best[1]])) : null].filter(Boolean));
+    }
+    const view = { draw, fit, zoom, pan, all: () => look(all), light: (c) => { lit = c; draw(); },
+      showCluster: (c) => look(all.filter((i) => map.cluster[i] === c), 0.5),
+      find: (run, feature) => {
+        const i = all.find((k) => map.run[k] === run && map.feature[k] === feature);
+        if (i === undefined) return;
+        Object.assign(at, { x: map.x[i], y: map.y[i], scale: at.scale * 6 });
+        name(i);
+      } };
+    M.moves(canvas, { zoom, pan, point: (x, y) => name(nearest(x, y)), leave: () => name(null), open: (x, y, touch) => {
+      const i = nearest(x, y);
+      if (i === null || (touch && i !== marked)) return name(i);
+      const run = M.site.runs[map.runs[map.run[i]]];
+      location.href = M.link("feature", run.sweep, run.name, map.feature[i]);
+    } });
+    new ResizeObserver(fit).observe(canvas);
+    window.addEventListener("theme", draw);
+    matchMedia("(prefers-color-scheme: dark)").addEventListener("change", draw);
+    return view;
+  }
+})();

@@ -1,0 +1,128 @@
+"use strict";
+/* The frame of every page: header, search box, theme, keys, the note under the pointer, and showing a view. */
+
+(() => {
+  const { el } = M;
+
+  /** `show(parts, main)` draws the page for the parts of the address; it runs again when the address changes. */
+  M.view = (show) => {
+    let turn = 0;
+    const draw = async () => {
+      const mine = ++turn;
+      const main = document.getElementById("main");
+      const fresh = el("div", { class: "view" });
+      try {
+        M.site = await M.load("site");
+        await show(M.route(), fresh);
+      } catch (error) {
+        fresh.replaceChildren(el("p", { class: "trouble", role: "alert" }, `This cannot be shown. ${M.visible(error.message, 300)}`));
+      }
+      if (mine !== turn) return;
+      M.hideTip();
+      main.replaceChildren(fresh);
+      document.body.dataset.ready = String(mine);
+    };
+    document.addEventListener("DOMContentLoaded", () => {
+      frame();
+      draw();
+    });
+    window.addEventListener("hashchange", draw);
+  };
+
+  function frame() {
+    const form = document.getElementById("find");
+    form.addEventListener("submit", (event) => {
+      event.preventDefault();
+      const words = form.elements.q.value.trim();
+      if (words) location.href = M.link("index", "find", words);
+    });
+    document.getElementById("theme").addEventListener("click", () => {
+      const system = matchMedia("(prefers-color-scheme: dark)").matches ? "dark" : "light";
+      const next = (document.documentElement.dataset.theme || system) === "dark" ? "light" : "dark";
+      M.setTheme(next);
+      M.keep("theme", next);
+    });
+    document.getElementById("skip").addEventListener("click", (event) => {
+      event.preventDefault();     // the address after # is the view's
+      document.getElementById("main").focus();
+    });
+    document.addEventListener("keydown", (event) => {
+      if (event.key === "/" && !typing(event.target)) {
+        event.preventDefault();
+        form.elements.q.select();
+      }
+      if (event.key === "Escape") M.hideTip();
+    });
+  }
+
+  function typing(node) {
+    return node.matches("input, textarea, select") || node.isContentEditable;
+  }
+
+  /** Calls `act[key]()` for keys pressed outside of fields, without modifiers. One set of keys per page. */
+  M.keys = (act) => {
+    M.keys.now = act;
+    if (M.keys.on) return;
+    M.keys.on = true;
+    document.addEventListener("keydown", (event) => {
+      if (typing(event.target) || event.ctrlKey || event.metaKey || event.altKey) return;
+      const wanted = M.keys.now[event.key];
+      if (!wanted || event.defaultPrevented) return;
+      event.preventDefault();
+      wanted();
+    });
+  };
+
+  /** The way here: pairs of text and address (the last without one). */
+  M.crumbs = (...trail) => {
+    document.getElementById("crumbs").replaceChildren(...trail.map(([text, href]) => {
+      const shown = el("bdi", {}, M.visible(text));
+      return el("li", {}, href ? el("a", { href }, shown) : el("span", { "aria-current": "page" }, shown));
+    }));
+    document.title = `${M.visible(trail.map(([text]) => text).join(" / "), 120)} - monosem`;
+  };
+
+  /** The run called by the first two parts of an address, or an error that names what there is. */
+  M.findRun = (parts) => {
+    const run = M.site.runs.find((r) => r.sweep === parts[0] && r.name === parts[1]);
+    if (!run) throw new Error(`There is no run ${parts.slice(0, 2).join("/")} here; choose one on the start page.`);
+    return run;
+  };
+
+  /** Links to the views of a run, the present one marked. */
+  M.tabs = (run, here) => {
+    const views = [["run", "Features"], ["texts", "Texts"], ["map", "Map"], ["rubric", "Rubric"]]
+      .filter(([page]) => page !== "texts" || run.texts)
+      .filter(([page]) => page !== "map" || M.site.sweeps.find((s) => s.name === run.sweep).map);
+    return el("nav", { class: "tabs", "aria-label": "views of this run" }, views.map(([page, text]) =>
+      el("a", { href: M.link(page, run.sweep, run.name), "aria-current": page === here ? "page" : null }, text)));
+  };
+
+  // The note under the pointer: one element for the whole page.
+  let tip = null;
+  M.showTip = (anchor, content) => {
+    if (!tip) {
+      tip = el("div", { id: "tip", role: "status" });
+      document.body.append(tip);
+    }
+    tip.replaceChildren(...[content].flat());
+    tip.hidden = false;
+    const box = anchor.getBoundingClientRect ? anchor.getBoundingClientRect() : anchor;
+    const left = Math.max(8, Math.min(box.left, document.documentElement.clientWidth - tip.offsetWidth - 8));
+    const below = box.bottom + 8;
+    const top = below + tip.offsetHeight > innerHeight - 4 ? Math.max(4, box.top - tip.offsetHeight - 8) : below;
+    tip.style.left = `${left}px`;
+    tip.style.top = `${top}px`;
+  };
+  M.hideTip = () => {
+    if (tip) tip.hidden = true;
+  };
+  window.addEventListener("scroll", () => M.hideTip(), { passive: true });
+
+  M.section = (title, note, ...children) =>
+    el("section", {}, el("h2", {}, title), note ? el("p", { class: "note" }, note) : null, ...children);
+
+  M.table = (heads, rows, attributes = {}) => el("div", { class: "wide" }, el("table", attributes,
+    el("thead", {}, el("tr", {}, heads.map((h) => el("th", { scope: "col" }, h)))),
+    el("tbody", {}, rows.map((row) => el("tr", {}, row.map((cell) => el("td", {}, cell)))))));
+})();

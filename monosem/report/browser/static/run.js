@@ -1,0 +1,210 @@
+"use strict";
+/* The index of a run: all features in a list that is drawn only where it is looked at, sorted, filtered and
+   searched. Address: run.html#sweep/run[/order[/words]]. */
+
+(() => {
+  const { el } = M;
+  const HEIGHT = 58;          // of a row in pixels; the style sheet says so too
+  const LONGEST = 250000;     // rows of a list: browsers draw nothing below some fifteen million pixels
+  const ORDERS = [["density", "most often active"], ["importance", "most important"], ["max", "largest activation"],
+    ["index", "number"], ["rare", "least often active"], ["random", "random"], ["map", "likeness (1-D map)"]];
+  const MODES = [["text", "text, any case"], ["regexi", "regular expression, any case"], ["regex", "regular expression, case-sensitive"]];
+
+  M.view(async (parts, main) => {
+    const run = M.findRun(parts);
+    M.crumbs(["Start", "index.html"], [run.sweep, M.link("index", "sweep", run.sweep)], [run.name]);
+    const raw = await M.load(`${run.sweep}/${run.name}/index`);
+    const columns = { density: M.numbers(raw.density), max: M.numbers(raw.max), importance: M.numbers(raw.importance),
+      ultralow: M.numbers(raw.ultralow, Uint8Array), order: raw.order ? M.numbers(raw.order, Uint32Array) : null };
+    const state = { run, columns, order: parts[2] || "density", words: parts[3] || "", mode: "text", where: "all", alive: true,
+      band: null, hits: null, search: 0 };
+    const list = makeList(state);
+    main.append(top(run), controls(state, list), list.said, list.box);
+    list.refresh();
+    if (state.words) search(state, list);
+  });
+
+  function top(run) {
+    const facts = [["features", M.count(run.features)], ["L0", M.number(run.l0)], ["FVU", M.number(run.fvu)],
+      ["loss recovered", M.number(run.recovered)], ["tokens looked at", M.count(run.tokens)], ["dead", M.count(run.dead)],
+      ...(run.ultralow === null ? [] : [["ultralow", M.count(run.ultralow)]])];
+    return el("header", { class: "head" }, M.tabs(run, "run"), el("h1", {}, el("bdi", {}, M.visible(run.name))),
+      el("dl", { class: "facts" }, facts.filter(([, v]) => v !== "\u2013").map(([k, v]) => el("div", {}, el("dt", {}, k), el("dd", {}, v)))));
+  }
+
+  // -- order and filter ------------------------------------------------------------------------
+
+  function chosen({ columns, order, alive, band, hits, run }) {
+    const keep = [];
+    for (let i = 0; i < run.features; i++) {
+      if (alive && columns.density[i] === 0) continue;
+      if (band && !(columns.density[i] >= band[0] && columns.density[i] < band[1])) continue;
+      if (hits && !hits.has(i)) continue;
+      keep.push(i);
+    }
+    if (order === "index") return keep;
+    if (order === "random") return shuffled(keep);
+    const by = order === "rare" ? columns.density.map((x) => -x) : order === "map" && columns.order
+      ? columns.order.map((x) => 0xffffffff - x) : columns[order] || columns.density;
+    return keep.sort((a, b) => by[b] - by[a] || a - b);
+  }
+
+  function shuffled(list) {
+    for (let i = list.length - 1; i > 0; i--) {
+      const j = Math.floor(Math.random() * (i + 1));
+      [list[i], list[j]] = [list[j], list[i]];
+    }
+    return list;
+  }
+
+  function controls(state, list) {
+    const select = (label, choices, now, set) => el("label", {}, el("span", {}, label), el("select", {
+      onchange: (event) => { set(event.target.value); },
+    }, choices.map(([value, text]) => el("option", { value, selected: value === now }, text))));
+    const orders = ORDERS.filter(([name]) => name !== "map" || state.columns.order);
+    const field = el("input", { type: "search", name: "words", value: state.words, placeholder: "e.g. river, or ^ the$", autocomplete: "off", spellcheck: "false" });
+    const again = () => {
+      state.words = field.value;
+      search(state, list);
+    };
+    const form = el("form", { class: "controls", role: "search", "aria-label": "features of this run", onsubmit: (event) => {
+      event.preventDefault();
+      again();
+    } },
+      el("label", { class: "grow" }, el("span", {}, "Search"), field),
+      select("as", MODES, state.mode, (v) => { state.mode = v; again(); }),
+      select("in", [["all", "everything"], ["tops", "tokens it fires on"], ["up", "positive logits"], ["best", "strongest example"]], state.where,
+        (v) => { state.where = v; again(); }),
+      el("button", { type: "submit" }, "Search"),
+      select("Order", orders, state.order, (v) => { state.order = v; list.refresh(); }),
+      el("label", { class: "check" }, el("input", { type: "checkbox", checked: !state.alive, onchange: (event) => {
+        state.alive = !event.target.checked;
+        list.refresh();
+      } }), el("span", {}, "dead ones too")));
+    return el("div", { class: "finder" }, form, densities(state, list));
+  }
+
+  function densities(state, list) {
+    const logs = Array.from(state.columns.density).filter((x) => x > 0).map(Math.log10);
+    if (!logs.length) return null;
+    const lo = Math.floor(logs.reduce((a, b) => Math.min(a, b)) * 4) / 4, hi = 0;
+    const counts = new Array(Math.max(1, Math.round((hi - lo) * 4))).fill(0);
+    for (const x of logs) counts[Math.min(counts.length - 1, Math.floor((x - lo) * 4))]++;
+    const pick = (a, b) => {
+      const same = state.band && Math.abs(Math.log10(state.band[0]) - a) < 1e-6;
+      state.band = same ? null : [10 ** a, 10 ** b];
+      list.refresh();
+    };
+    const form = (v) => (v === 0 ? "100 %" : M.percent(10 ** v));
+    const tell = (n, a, b) => `${M.count(n)} features active on ${M.percent(10 ** a)} to ${M.percent(10 ** b)} of tokens; click to see them`;
+    return el("figure", { class: "densities" }, M.histogram("features by density", { counts, lo, hi }, { label: "density; click a bar to see its features", form, pick, tell, height: 110, width: 420 }));
+  }
+
+  async function search(state, list) {
+    const turn = ++state.search;
+    if (!state.words) {
+      state.hits = null;
+      return list.refresh();
+    }
+    let matches;
+    try {
+      matches = matcher(state.words, state.mode);
+    } catch (error) {
+      return list.say(`This is no regular expression: ${M.visible(error.message, 200)}`);
+    }
+    const hits = new Set(), { run } = state, per = M.site.rowsPerFile;
+    for (let k = 0; k * per < run.features; k++) {
+      const chunk = await M.load(`${run.sweep}/${run.name}/rows-${k}`);
+      if (turn !== state.search) return;
+      const fits = chunk.texts.map(matches);
+      chunk.rows.forEach((row, i) => {
+        if (rowFits(row, chunk.texts, fits, matches, state.where)) hits.add(k * per + i);
+      });
+      state.hits = hits;
+      if (k % 8 === 7) list.refresh(`searched ${M.count((k + 1) * per)} of ${M.count(run.features)} ...`);
+    }
+    state.hits = hits;
+    list.refresh();
+  }
+
+  function matcher(words, mode) {
+    if (mode === "regex" || mode === "regexi") {
+      const pattern = new RegExp(words, mode === "regexi" ? "iu" : "u");
+      return (text) => pattern.test(text);
+    }
+    const low = words.normalize("NFKC").toLowerCase();
+    return (text) => text.normalize("NFKC").toLowerCase().includes(low);
+  }
+
+  function rowFits([label, tops, up, , kinds, best], texts, fits, matches, where) {
+    if ((where === "all" || where === "tops") && (M.pairs(tops).some(([t]) => fits[t]) || (label !== null && fits[label]))) return true;
+    if ((where === "all" || where === "up") && M.pairs(up).some(([t]) => fits[t])) return true;
+    if (where === "all" && kinds.some((k) => matches(M.site.kinds[k]))) return true;
+    return (where === "all" || where === "best") && best !== null && matches(best[0].map((t) => texts[t]).join(""));
+  }
+
+  // -- the list --------------------------------------------------------------------------------
+
+  function makeList(state) {
+    const said = el("p", { class: "said", role: "status" });
+    const inner = el("ul", { class: "rows" });
+    const box = el("div", { class: "scroller", tabindex: "0", role: "region", "aria-label": "features" }, inner);
+    let shown = [], drawn = new Map();
+
+    function draw() {
+      const first = Math.max(0, Math.floor(box.scrollTop / HEIGHT) - 6);
+      const last = Math.min(shown.length, Math.ceil((box.scrollTop + box.clientHeight) / HEIGHT) + 6);
+      const now = new Map();
+      for (let place = first; place < last; place++) {
+        const node = drawn.get(place) || makeRow(state, shown[place], place, shown.length);
+        now.set(place, node);
+      }
+      for (const [place, node] of drawn) if (!now.has(place)) node.remove();
+      for (const [place, node] of now) if (!drawn.has(place)) inner.append(node);
+      drawn = now;
+    }
+
+    function refresh(note) {
+      const all = chosen(state);
+      shown = all.slice(0, LONGEST);
+      drawn.clear();
+      inner.replaceChildren();
+      inner.style.height = `${shown.length * HEIGHT}px`;
+      const band = state.band ? `, active on ${M.percent(state.band[0])} to ${M.percent(state.band[1])} of tokens` : "";
+      const cut = all.length > LONGEST ? `; the first ${M.count(LONGEST)} are listed` : "";
+      say(note || `${M.count(all.length)} of ${M.count(state.run.features)} features${band}${cut}`);
+      box.scrollTop = 0;
+      draw();
+      requestAnimationFrame(draw);
+    }
+
+    function say(text) {
+      said.textContent = text;
+    }
+    box.addEventListener("scroll", draw, { passive: true });
+    window.addEventListener("resize", draw);
+    M.keys({
+      j: () => { box.scrollTop += HEIGHT; },
+      k: () => { box.scrollTop -= HEIGHT; },
+      Enter: () => shown.length && (location.href = M.link("feature", state.run.sweep, state.run.name, shown[Math.floor(box.scrollTop / HEIGHT)])),
+    });
+    return { box, said, refresh, say };
+  }
+
+  function makeRow(state, i, place, total) {
+    const { run, columns } = state;
+    const name = el("span", { class: "name" }, "\u2026"), best = el("span", { class: "best" }), logits = el("span", { class: "ups" });
+    const item = el("li", { style: { top: `${place * HEIGHT}px` }, "aria-setsize": total, "aria-posinset": place + 1 },
+      el("a", { href: M.link("feature", run.sweep, run.name, i) },
+        el("span", { class: "id" }, String(i)), name, best, logits,
+        el("span", { class: "n density", title: "density" }, M.percent(columns.density[i])),
+        el("span", { class: "n max", title: "largest activation" }, M.number(columns.max[i])),
+        el("span", { class: "n imp", title: "importance" }, M.percent(columns.importance[i]))));
+    M.rowOf(run, i).then((row) => {
+      name.replaceChildren(M.featureName(row), row.kinds.slice(0, 2).map((k) => el("span", { class: "kind" }, M.visible(k))).reduce((a, b) => (a.append(b), a), document.createDocumentFragment()));
+      if (row.best) best.replaceChildren(M.snippet(row.best, row.texts, columns.max[i]));
+      logits.replaceChildren(...row.up.slice(0, 4).map(([text]) => M.word(text)));
+    }, (error) => { name.textContent = M.visible(error.message); });
+    return item;
+  }
+})();

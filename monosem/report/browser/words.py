@@ -1,0 +1,86 @@
+"""Tokens as text: what a window says, which words its tokens belong to, and how a word is looked up."""
+
+import codecs
+import re
+import unicodedata
+from dataclasses import dataclass
+from functools import lru_cache
+
+ESCAPE = re.compile(r"\\x([0-9a-f]{2})")
+LONGEST_TERM, LONGEST_RUN = 40, 200
+
+
+def _marks() -> str:
+    """Combining marks of the basic plane: parts of words that `\\w` does not take for such."""
+    return "".join(re.escape(chr(c)) for c in range(0x300, 0xFFFF) if unicodedata.category(chr(c)) in ("Mn", "Mc"))
+
+
+WORD = re.compile(rf"[\w{_marks()}]+")
+
+
+@dataclass(frozen=True)
+class Window:
+    """Text of a window of tokens; token j stands at [starts[j], ends[j]), a part of a character at that character."""
+
+    text: str
+    starts: list[int]
+    ends: list[int]
+
+    def words(self) -> list[tuple[str, int, int]]:
+        """The words of the text and where they stand: (word, start, end)."""
+        return [(m.group(), m.start(), m.end()) for m in WORD.finditer(self.text)]
+
+    def is_in(self, j: int, start: int, end: int) -> bool:
+        """Whether token j has a part in the stretch [start, end) of the text."""
+        return start < self.ends[j] and end > self.starts[j]
+
+    def run_at(self, j: int) -> str:
+        """The stretch without white space that token j is part of."""
+        a, b = self.starts[j], min(self.ends[j], len(self.text))
+        while a < b and self.text[a].isspace():
+            a += 1
+        b = max(a, b)
+        while a > 0 and not self.text[a - 1].isspace() and b - a < LONGEST_RUN:
+            a -= 1
+        while b < len(self.text) and not self.text[b].isspace() and b - a < LONGEST_RUN:
+            b += 1
+        return self.text[a:b][:LONGEST_RUN]
+
+
+class Vocabulary:
+    """Texts by token id, incomplete characters written as \\xNN."""
+
+    def __init__(self, texts: list[str]):
+        self.texts = texts
+        self.parts = [bool(ESCAPE.search(text)) for text in texts]
+
+    def window(self, tokens: list[int]) -> Window:
+        """The text of `tokens`, with characters put together again that tokens had parted."""
+        pieces = [self.texts[t] for t in tokens]
+        if any(self.parts[t] for t in tokens):
+            decoder = codecs.getincrementaldecoder("utf-8")("replace")
+            pieces = [decoder.decode(_bytes(piece)) for piece in pieces]
+        starts, ends, at = [], [], 0
+        for piece in pieces:
+            starts.append(at)
+            at += len(piece)
+            ends.append(max(at, starts[-1] + 1))
+        return Window("".join(pieces), starts, ends)
+
+
+@lru_cache(maxsize=1 << 16)
+def _bytes(text: str) -> bytes:
+    out, at = b"", 0
+    for found in ESCAPE.finditer(text):
+        out += text[at : found.start()].encode("utf-8", "replace") + bytes([int(found.group(1), 16)])
+        at = found.end()
+    return out + text[at:].encode("utf-8", "replace")
+
+
+@lru_cache(maxsize=1 << 18)
+def normal(text: str) -> str:
+    """How a word is looked up: any case, without accents and vowel points. search.js does the same."""
+    if text.isascii():
+        return text.lower().strip()
+    bare = "".join(c for c in unicodedata.normalize("NFKD", text) if unicodedata.category(c) != "Mn")
+    return unicodedata.normalize("NFC", bare).lower().strip()

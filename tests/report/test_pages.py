@@ -1,0 +1,336 @@
+"""The feature browser in a real browser: what its pages show is what the tables hold."""
+
+import csv
+import io
+import json
+import re
+from collections import Counter
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+
+from monosem.features import schema
+from monosem.report.browser.pack import column, packed
+from tests.report.tables import DOMAINS, TOKENS
+from tests.services.chromium import chromium
+
+PAGES = ["index.html", "index.html#find/river", "run.html#made/4x", "feature.html#made/4x/3", "feature.html#made/neurons/2",
+         "feature.html#made/4x/9", "texts.html#made/1x/1", "map.html#made", "rubric.html#made/4x"]  # fmt: skip
+"""One of each kind; feature 9 is dead."""
+
+
+@pytest.fixture(scope="module")
+def visit():
+    with chromium() as visit:
+        yield visit
+
+
+def table(made, name: str, run: str = "4x") -> list[dict]:
+    files = sorted((made / f"sweeps/made/runs/{run}/features").glob(f"{name}*.parquet"))
+    return [row for file in files for row in pq.read_table(file).to_pylist()]
+
+
+def a_feature(made) -> dict:
+    """With all groups of examples, and text in which no character is parted."""
+    return next(f for f in table(made, "features") if f["n_examples"] > 20 and np.argmax(f["domain_counts"]) != DOMAINS.index("hebrew"))
+
+
+def text_of(page, selector: str) -> list[str]:
+    return page.eval_on_selector_all(selector, "nodes => nodes.map((n) => n.textContent)")
+
+
+@pytest.mark.parametrize("width, scheme", [(1440, "light"), (390, "dark")])
+def test_pages_open_from_disk_and_are_sound(visit, site, width, scheme):
+    for address in PAGES:
+        v = visit(width=width, color_scheme=scheme).open(site, address)
+        assert not v.page.query_selector(".trouble"), v.page.inner_text("main")
+        assert v.page.evaluate("document.documentElement.scrollWidth <= document.documentElement.clientWidth"), f"{address} is too wide"
+        dark = v.page.evaluate("getComputedStyle(document.body).backgroundColor.match(/\\d+/g).map(Number)[0] < 60")
+        assert dark == (scheme == "dark")
+        assert v.page.evaluate(NAMELESS) == [], f"{address}: without an accessible name"
+        assert v.troubles == [], address
+
+
+NAMELESS = """[...document.querySelectorAll('a, button, input, select, textarea, canvas, [role=img]')].filter((n) => {
+  const label = n.getAttribute('aria-label') || n.textContent.trim() || (n.labels && [...n.labels].map((l) => l.textContent).join(''));
+  return !label;
+}).map((n) => n.outerHTML.slice(0, 120))"""
+
+
+def test_nothing_but_our_files_can_run(visit, site):
+    v = visit().open(site, "index.html")
+    attempts = v.page.evaluate("""() => new Promise((done) => setTimeout(() => {     // later: a debugger's own code may eval
+      window.ran = [];
+      const tries = [() => { document.body.innerHTML = '<b>x</b>'; }, () => eval('ran.push(1)'), () => new Function('ran.push(2)')(),
+        () => document.body.setAttribute('onclick', 'ran.push(3)'), () => { document.createElement('script').text = 'ran.push(4)'; }];
+      const refused = tries.map((t) => { try { t(); return false; } catch { return true; } });
+      const image = document.createElement('img');
+      image.src = 'http://127.0.0.1:9/x.png';
+      document.body.append(image);
+      document.body.click();
+      done({ refused, ran: window.ran });
+    }, 50))""")
+    assert attempts == {"refused": [True] * 5, "ran": []}
+    refusals = [t for t in v.troubles if "Content Security Policy" in t]
+    assert any("x.png" in t for t in refusals) and any("eval" in t for t in refusals)
+
+
+def test_a_feature_shows_what_its_tables_say(visit, site, made):
+    feature = a_feature(made)
+    i = feature["feature"]
+    examples = [e for e in table(made, "examples") if e["feature"] == i]
+    page = visit().open(site, f"feature.html#made/4x/{i}").page
+    assert len(page.query_selector_all(".groups details")) == 13
+    assert len(page.query_selector_all(".examples li")) == len(examples) == 95
+    shown = text_of(page, ".groups details:first-of-type li:first-child .t")
+    assert shown == [TOKENS[t] for t in examples[0]["tokens"]]
+    for side, name in (("up", "top"), ("down", "bottom")):
+        values = [float(v.replace("\u2212", "-")) for v in text_of(page, f".logits.{side} .n")]
+        assert values == pytest.approx(feature[f"{name}_logit_values"], rel=6e-3)
+    assert len(page.query_selector_all("svg.chart rect.bar.act")) == schema.BUCKETS
+    assert f"{feature['max_activation']:.4g}" in page.inner_text(".facts")
+    heads = " ".join(text_of(page, ".panels h2"))
+    for panel in ("Neuron alignment", "Correlated neurons", "Activations", "Direct logit effects", "Other sizes", "Dataset examples"):
+        assert panel in heads
+
+
+def test_shade_and_underline_follow_the_numbers(visit, site, made):
+    feature = a_feature(made)
+    row = next(e for e in table(made, "examples") if e["feature"] == feature["feature"])
+    page = visit().open(site, f"feature.html#made/4x/{feature['feature']}").page
+    for j, (activation, effect) in enumerate(zip(row["activations"], row["loss_effects"], strict=True)):
+        token = f".groups details:first-of-type li:first-child .t:nth-child({j + 1})"
+        classes, shade = page.eval_on_selector(token, "n => [[...n.classList], n.style.getPropertyValue('--a')]")
+        assert ("on" in classes) == (activation > 0)
+        if activation > 0:
+            assert float(shade) == pytest.approx(max(0.06, activation / feature["max_activation"]), abs=2e-3)
+        if abs(effect) > 0.05:
+            assert ("helped" in classes, "hurt" in classes) == (effect > 0, effect < 0)
+        page.hover(token)
+        told = page.inner_text("#tip")
+        assert f"{activation:.4g}" in told if activation else "activation\n0" in told
+    page.hover(f".groups details:first-of-type li:first-child .t:nth-child({row['centre'] + 1})")
+    assert "ablation raises" in page.inner_text("#tip") and "+0.5" in page.inner_text("#tip")
+
+
+def test_keys_go_from_feature_to_feature_and_token_to_token(visit, site):
+    v = visit().open(site, "feature.html#made/4x/3")
+    v.page.keyboard.press("ArrowRight")
+    v.page.wait_for_selector("h1:has-text('Feature 4')")
+    v.page.keyboard.press("j")
+    v.page.keyboard.press("k")
+    v.page.wait_for_selector("h1:has-text('Feature 4')")
+    v.page.keyboard.press("ArrowLeft")
+    v.page.wait_for_selector("h1:has-text('Feature 3')")
+    v.page.focus(".examples li")
+    before = text_of(v.page, ".examples .at")
+    v.page.keyboard.press("ArrowRight")
+    assert "activation" in v.page.inner_text("#tip")
+    v.page.keyboard.press("ArrowRight")
+    assert len(text_of(v.page, ".examples .at")) == 1 and v.page.url.endswith("/3"), before
+    v.page.keyboard.press("Escape")
+    assert v.page.is_hidden("#tip")
+
+
+ORDERS = {"density": lambda f: -f["density"], "importance": lambda f: -f["importance"], "max": lambda f: -f["max_activation"],
+          "index": lambda f: f["feature"], "rare": lambda f: f["density"]}  # fmt: skip
+
+
+def listed(page) -> list[int]:
+    """Features of the list in the order they stand in."""
+    rows = page.eval_on_selector_all(".rows li", "nodes => nodes.map((n) => [parseInt(n.style.top), Number(n.querySelector('.id').textContent)])")
+    return [i for _, i in sorted(rows)]
+
+
+@pytest.mark.parametrize("order", ORDERS)
+def test_the_index_is_in_order(visit, site, made, order):
+    page = visit().open(site, f"run.html#made/4x/{order}").page
+    alive = [f for f in table(made, "features") if not f["dead"]]
+    wanted = [f["feature"] for f in sorted(alive, key=lambda f: (ORDERS[order](f), f["feature"]))]
+    got = listed(page)
+    assert len(got) >= 10 and got == wanted[: len(got)]
+    page.eval_on_selector(".scroller", "n => { n.scrollTop = n.scrollHeight }")
+    page.wait_for_function("last => [...document.querySelectorAll('.rows .id')].some((n) => n.textContent === last)", arg=str(wanted[-1]))
+    got = listed(page)
+    assert got == wanted[-len(got) :]
+
+
+@pytest.mark.parametrize("mode, words", [("text", "RIVER"), ("regexi", "^ (RIVER|stone)$"), ("regex", "^ (river|STONE)$"), ("regex", "[ACGT]{3}A")])
+def test_search_in_a_run_is_brute_force(visit, site, made, mode, words):
+    v = visit().open(site, "run.html#made/4x")
+    v.page.select_option("select >> nth=0", mode)
+    v.page.select_option("select >> nth=1", "tops")
+    v.page.fill("[name=words]", words)
+    v.page.press("[name=words]", "Enter")
+    test = (lambda t: words.lower() in t.lower()) if mode == "text" else re.compile(words, re.I if mode == "regexi" else 0).search
+    hits = {e["feature"] for e in table(made, "examples") if e["group"] == 0 and test(TOKENS[e["tokens"][e["centre"]]])}
+    v.page.wait_for_function("n => document.querySelector('.said').textContent.startsWith(n + ' of')", arg=str(len(hits)))
+    assert hits and set(listed(v.page)) <= hits
+    v.page.select_option("select >> nth=0", "regex")
+    v.page.fill("[name=words]", "(")
+    v.page.press("[name=words]", "Enter")
+    v.page.wait_for_selector(".said:has-text('no regular expression')")
+    assert not v.troubles
+
+
+def test_a_band_of_density(visit, site, made):
+    page = visit().open(site, "run.html#made/4x").page
+    page.click(".densities .area >> nth=6")
+    told = page.inner_text(".said")
+    lo = -5.0 if min(f["density"] for f in table(made, "features") if f["density"]) < 10**-4.75 else -4.75
+    inside = sum(10 ** (lo + 1.5) <= f["density"] < 10 ** (lo + 1.75) for f in table(made, "features"))
+    assert told.startswith(f"{inside} of 160")
+
+
+def strongest(made, word: str) -> list[tuple[str, int]]:
+    """Features whose strongest examples have `word`, by activation on it times the root of its share of them."""
+    found = []
+    for run in ("1x", "4x"):
+        top = Counter(e["feature"] for e in table(made, "examples", run) if e["group"] == 0)
+        share, activation = Counter(), {}
+        for e in table(made, "examples", run):
+            if e["group"] <= 6 and TOKENS[e["tokens"][e["centre"]]].strip() == word:
+                f = e["feature"]
+                share[f] += (e["group"] == 0) / top[f]
+                activation[f] = max(activation.get(f, 0), e["activations"][e["centre"]])
+        found += [(a * max(share[f], 0.01) ** 0.5, f"{run}/{f}") for f, a in activation.items()]
+    return [name for _, name in sorted(found, reverse=True)]
+
+
+@pytest.mark.parametrize("word", ["river", "stone", "\u0643\u062a\u0627\u0628", "\u05e1\u05e4\u05e8"])
+def test_a_word_finds_its_strongest_feature_from_the_start_page(visit, site, made, word):
+    full = {"\u0643\u062a\u0627\u0628": "\u0627\u0644\u0643\u062a\u0627\u0628"}.get(word, word)
+    v = visit().open(site, "index.html")
+    v.page.fill(".big input", full)
+    v.page.click(".big button")
+    v.page.wait_for_selector(".hits li")
+    v.page.select_option(".results select", label="made/4x")
+    ids = [t.replace("\u2068", "").strip() for t in text_of(v.page, "section:has(h2:has-text('Active on it')) .hits .id")]
+    wanted = [name for name in strongest(made, full) if name.startswith("4x/")]
+    assert ids[0] == wanted[0]
+    assert set(ids) <= set(wanted) or word == "\u05e1\u05e4\u05e8"  # there a last letter in bytes makes longer words
+    v.page.click(".hits a >> nth=0")
+    v.page.wait_for_selector("h1 .id")
+    assert not v.troubles
+
+
+def test_kinds_of_text_are_one_click_away(visit, site, made):
+    v = visit().open(site, "index.html")
+    chips = {t: n for t, n in (re.fullmatch(r"(base64|\D+)(\d+)", c).groups() for c in text_of(v.page, ".chips .kind"))}
+    assert {"Arabic", "Hebrew", "DNA", "base64"} <= set(chips)
+    v.page.click(".chips .kind:has-text('Arabic')")
+    v.page.wait_for_selector(".hits li")
+    first = v.page.eval_on_selector(".hits a", "n => n.getAttribute('href')")
+    run, feature = first.split("#made/")[1].split("/")
+    domain = Counter(e["domain"] for e in table(made, "examples", run) if e["feature"] == int(feature) and e["group"] == 0)
+    assert domain.most_common(1)[0][0] == 1  # arabic
+
+
+def test_words_that_begin_alike_and_several_words(visit, site):
+    v = visit().open(site, "index.html#find/riv")
+    assert len(text_of(v.page, ".hits li")) > 0
+    v.go("#find/river stone")
+    assert len(text_of(v.page, ".hits li")) > 0
+    v.go("#find/nosuchwordanywhere")
+    assert "No feature matches" in v.page.inner_text(".said")
+    assert not v.troubles
+
+
+def test_a_token_of_a_text_lists_its_features(visit, site, made):
+    rows = [r for r in table(made, "texts", "1x") if r["text"] == 1]
+    v = visit().open(site, "texts.html#made/1x/1")
+    for j in (0, 7, 39):
+        v.page.click(f".reading .t:nth-child({j + 1})")
+        assert text_of(v.page, ".active .id") == [str(f) for f in rows[j]["features"]]
+        got = [float(x) for x in text_of(v.page, ".active > li > .n")]
+        assert got == pytest.approx(rows[j]["activations"], rel=6e-3)
+    v.page.focus(".reading")
+    v.page.keyboard.press("ArrowLeft")
+    assert text_of(v.page, ".active .id") == [str(f) for f in rows[38]["features"]]
+    assert not v.troubles
+
+
+def test_the_map_is_drawn_names_and_opens(visit, site):
+    v = visit().open(site, "map.html#made")
+    v.page.wait_for_timeout(300)
+    painted = "() => { const c = document.querySelector('canvas'); return c.getContext('2d').getImageData(0, 0, c.width, c.height).data.some((x) => x > 0) }"
+    assert v.page.evaluate(painted)
+    v.page.keyboard.press("+")
+    clusters = v.page.query_selector_all(".clusters button")
+    assert clusters
+    clusters[0].click()
+    v.page.wait_for_timeout(200)
+    box = v.page.query_selector("canvas").bounding_box()
+    hit = next(((x, y) for x in range(0, int(box["width"]), 14) for y in range(0, int(box["height"]), 14)
+                if _named(v.page, box["x"] + x, box["y"] + y)), None)  # fmt: skip
+    assert hit is not None
+    v.page.mouse.click(box["x"] + hit[0], box["y"] + hit[1])
+    v.page.wait_for_selector("h1:has-text('Feature')")
+    assert not v.troubles
+
+
+def _named(page, x: float, y: float) -> bool:
+    page.mouse.move(x, y)
+    return page.eval_on_selector("canvas", "n => n.style.cursor === 'pointer'")
+
+
+def test_the_rubric_is_blind_keeps_answers_and_exports_them(visit, site):
+    v = visit().open(site, "rubric.html#made/4x")
+    key = json.loads((site / "data/made/4x/rubric-key.json").read_text())
+    assert Counter(item["kind"] for item in key["items"].values()) == {"feature": 20, "neuron": 20}
+    shown = v.page.inner_text(".rubric").lower()
+    assert not any(word in shown for word in ("neuron", "4x/", "feature "))
+    v.page.fill("textarea", '=cmd "quoted", and\na line')
+    for name, value in {"confidence": 3, "consistency": 5, "logits": 2, "gap": 1, "specificity": 3}.items():
+        v.page.check(f".interval:first-of-type fieldset input[name$=' {name}'][value='{value}'] >> nth=0")
+    assert " 14 of 14" in " " + v.page.inner_text(".interval h2 >> nth=0")
+    v.page.reload()
+    v.page.wait_for_selector("textarea")
+    assert v.page.input_value("textarea").startswith("=cmd")
+    with v.page.expect_download() as download:
+        v.page.click(".export")
+    rows = list(csv.DictReader(io.StringIO(download.value.path().read_text(), newline="")))
+    assert tuple(rows[0]) == schema.RUBRIC_COLUMNS
+    marks = {r["question"]: int(r["answer"]) for r in rows if r["question"] in schema.RUBRIC}
+    assert marks == {"confidence": 3, "consistency": 5, "logits": 2, "gap": 1, "specificity": 3}
+    assert {r["item"] for r in rows} <= set(key["items"]) and {r["key"] for r in rows} == {key["key"]}
+    assert all(r["interval"] in schema.GROUPS for r in rows if r["question"] in schema.RUBRIC)
+    said = next(r["answer"] for r in rows if r["question"] == "interpretation")
+    assert said == "'=cmd \"quoted\", and\na line"
+    assert not v.troubles
+
+
+def test_the_theme_can_be_chosen_and_stays(visit, site):
+    v = visit().open(site, "index.html")
+    v.page.click("#theme")
+    dark = "getComputedStyle(document.body).backgroundColor.match(/\\d+/g).map(Number)[0] < 60"
+    assert v.page.evaluate(dark)
+    v.page.goto(f"file://{site}/run.html#made/1x")
+    v.page.wait_for_selector("body[data-ready]")
+    assert v.page.evaluate(dark)
+
+
+def test_a_run_of_131072_features_opens_in_two_seconds(visit, site, tmp_path):
+    n, per = 131_072, 512
+    import shutil
+
+    shutil.copytree(site, tmp_path / "large")
+    folder = tmp_path / "large/data/made/4x"
+    rng = np.random.default_rng(0)
+    columns = {key: column(10 ** rng.uniform(-6, -1, n), "<f4") for key in ("density", "max", "importance")}
+    index = columns | {"ultralow": column(np.zeros(n), "u1"), "order": column(rng.permutation(n), "<u4")}
+    (folder / "index.js").write_bytes(packed("made/4x/index", index))
+    row = [None, [0, 20], [0, 1.5, 1, 1.2], [1, -1.0], [], [[0, 1, 0], 1, [1, 5.0]]]
+    for k in range(n // per):
+        (folder / f"rows-{k}.js").write_bytes(packed(f"made/4x/rows-{k}", {"rows": [row] * per, "texts": [" river", " stone"]}))
+    unpack = "async () => { const s = await M.load('site'); s.runs.find((r) => r.name === '4x').features = 131072; return s }"
+    v = visit().open(tmp_path / "large", "index.html")
+    value = v.page.evaluate(unpack)
+    (tmp_path / "large/data/site.js").write_bytes(packed("site", value))
+    v.open(tmp_path / "large", "run.html#made/4x")
+    v.page.wait_for_function("document.querySelectorAll('.rows li .t').length > 50")
+    took = v.page.evaluate("performance.now()")
+    assert took < 2000, f"{took:.0f} ms"
+    assert "131,072 of 131,072" in v.page.inner_text(".said")
+    assert not v.troubles
