@@ -93,4 +93,4 @@ def test_evaluator_reads_the_asked_number_of_rows(model):
     metrics = evaluator.measure(perfect()).metrics
     assert metrics["heldout_rows"] == 100 and metrics["fvu"] == pytest.approx(0, abs=1e-9)
     x = model.capture(torch.from_numpy(tokens[:4].astype(np.int64)), ["mlp.post"])["mlp.post"].flatten(0, 1)[:100]
-    assert metrics["l0"] == pytest.approx(float((x > 0).sum() / 100)) == evaluator.neurons_l0
+    assert metrics["l0"] == pytest.approx(float((x > 0).sum() / 100)) == evaluator.neurons["l0"]
