@@ -3,9 +3,9 @@
 SAEDashboard   `batch-<n>.json` as its Neuronpedia runner writes them: {model_id, layer, sae_set, features: [...]},
                values rounded to 3 decimals and activation groups as bins (top: bin_min and bin_contains -1)
 Neuronpedia    <model>/<layer>-<set>/release.jsonl, model.jsonl, sourceset.jsonl, source.jsonl,
-               features/batch-<n>.jsonl.gz, activations/batch-<n>.jsonl.gz, as its bulk import takes them (SAEDashboard's
-               `neuronpedia_export` makes the same from batches). Times are fixed and ids are digests: the same tables
-               give the same bytes
+               features/batch-<n>.jsonl.gz, activations/batch-<n>.jsonl.gz, as its bulk import takes them
+               (SAEDashboard's `neuronpedia_export` makes the same from batches). Times are fixed and ids are digests:
+               the same tables give the same bytes
 
 Names of fields are theirs. Read from SAEDashboard and neuronpedia of 2026.
 """
