@@ -3,6 +3,7 @@
 >>> import monosem
 >>> sae = monosem.load("monosem-store/sweeps/quickstart/runs/8x")
 >>> f = sae.encode(x)                 # [..., d_in] -> [..., d_sae]
+>>> monosem.features("monosem-store/sweeps/quickstart/runs/8x").features.to_pandas()
 
 Importing this is light; the names below are loaded when first used, none of them imports ray.
 """
@@ -23,10 +24,12 @@ _HOMES = {
     "load": "monosem.store.dictionary",
 }
 
-__all__ = ["Learner", "Sae", "SaeConfig", "TrainConfig", "__version__", "load"]
+__all__ = ["Learner", "Sae", "SaeConfig", "TrainConfig", "__version__", "features", "load"]
 
 
 def __getattr__(name: str):
+    if name == "features":  # a package that can be called: monosem.features(uri)
+        return import_module("monosem.features")
     if name not in _HOMES:
         raise AttributeError(f"module 'monosem' has no attribute {name!r}")
     return getattr(import_module(_HOMES[name]), name)

@@ -8,6 +8,8 @@ import json
 import re
 import sys
 
+from monosem.errors import InputError
+
 
 def _say(text: str) -> None:
     sys.stdout.write(text + "\n")
@@ -207,9 +209,26 @@ def fit(args: argparse.Namespace) -> int:
 
 
 def pull(args: argparse.Namespace) -> int:
-    from monosem.stages.pull import pull_dictionary
+    from monosem.stages.pull import FEATURE_FORMATS, pull_dictionary, pull_features
 
-    _say(pull_dictionary(args.uri, args.directory, args.format))
+    if args.format in FEATURE_FORMATS:
+        _say(pull_features(args.uri, args.directory, args.format, args.model, args.set))
+    elif args.model or args.set:
+        raise InputError(f"--model and --set: only with --format {' or '.join(FEATURE_FORMATS)}")
+    else:
+        _say(pull_dictionary(args.uri, args.directory, args.format))
+    return 0
+
+
+def rubric(args: argparse.Namespace) -> int:
+    from monosem.report.table import show_rubric
+    from monosem.stages.rubric import score_rubric
+
+    found = score_rubric(args.answers, args.key)
+    if args.json:
+        _document(found)
+    else:
+        show_rubric(found)
     return 0
 
 

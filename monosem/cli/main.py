@@ -80,6 +80,7 @@ def _parser() -> argparse.ArgumentParser:
         _runs,
         _fit,
         _pull,
+        _rubric,
         _shuffle,
         _import,
         _export,
@@ -306,9 +307,24 @@ def _pull(verbs) -> None:
     )
     parser.add_argument("uri", metavar="URI", help="the run's directory or URL in its store")
     parser.add_argument("directory", metavar="DIR", help="a new or empty local directory")
-    formats = ("monosem", "saelens", "dictionary_learning", "sparsify")
-    text = "layout to write; monosem's is SAELens' with lineage beside it (default)"
+    formats = ("monosem", "saelens", "dictionary_learning", "sparsify", "neuronpedia", "saedashboard")
+    text = "layout to write; monosem's is SAELens' with lineage beside it (default); the last two are of its features"
     parser.add_argument("--format", choices=formats, default="monosem", help=text)
+    parser.add_argument("--model", metavar="NAME", help="neuronpedia, saedashboard: what they call the host model")
+    parser.add_argument("--set", metavar="NAME", help="neuronpedia, saedashboard: what they shall call the dictionary")
+
+
+def _rubric(verbs) -> None:
+    parser = _verb(
+        verbs,
+        "rubric",
+        commands.rubric,
+        "marks of a blind exercise: answers exported from the browser's rubric page, and the site's key",
+        "monosem rubric rubric-8x.csv site/data/8x/rubric-key.json",
+    )
+    parser.add_argument("answers", nargs="+", metavar="ANSWERS.csv")
+    parser.add_argument("key", metavar="KEY.json")
+    parser.add_argument("--json", action="store_true", help="one JSON document on stdout")
 
 
 def _codec(parser: argparse.ArgumentParser) -> None:

@@ -205,7 +205,7 @@ class FeaturesConfig:
     compare: list[str] = field(
         default_factory=list, metadata={"help": "URIs of other runs to relate features to; hosts of the same tokenizer"}
     )
-    related_tokens: int = number(262_144, "tokens over which features of runs are correlated", ge=1, le=2**40)
+    related_tokens: int = number(131_072, "tokens over which correlations are measured, at most", ge=1, le=2**40)
     slice_tokens: int = number(32_768, "tokens of one task; bounds memory", ge=1, le=2**32)
     slice_features: int = number(4096, "features of one task; bounds memory", ge=1, le=2**31)
 

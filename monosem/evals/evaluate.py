@@ -1,5 +1,6 @@
 """Evaluate a dictionary on held-out text: one record of figures and the feature densities."""
 
+import math
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -9,9 +10,10 @@ from torch import Tensor
 
 from monosem.config.job import EvalConfig
 from monosem.evals.recovered import RecoveredMeter
-from monosem.evals.sparsity import density_histogram, measure_sparsity
+from monosem.evals.sparsity import DENSE, density_histogram, measure_sparsity
 from monosem.host.model import HostModel
 from monosem.sae.model import Sae
+from monosem.text.domains import counted_domains
 from monosem.text.index import context_tokens
 from monosem.text.tokens import TokenIndex
 
@@ -22,6 +24,11 @@ LOGITS_AT_ONCE = 1 << 26
 def batch_contexts(context_length: int, vocab_size: int) -> int:
     """Contexts of one batch of an evaluation: 16, or as many as LOGITS_AT_ONCE allows."""
     return max(1, min(16, LOGITS_AT_ONCE // (context_length * vocab_size)))
+
+
+def _finite(value: object) -> object:
+    """A figure that is no number as None: JSON has none."""
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 @dataclass(frozen=True)
@@ -46,9 +53,9 @@ class Evaluator:
         self.meter = RecoveredMeter(model, self._batches(config.contexts), hook_point, target)
 
     def measure(self, sae: Sae) -> Evaluation:
-        """Figures of a dictionary: l0, fvu, loss recovered, dead and ultralow fractions, density histogram."""
+        """Figures of a dictionary; `monosem evaluate` prints them, and each run's record holds them as `metrics`."""
         sae = sae.to(self.device)
-        sparsity = measure_sparsity(sae, self._rows())
+        sparsity = measure_sparsity(sae, self._rows(), self.domains[0])
         recovered = self.meter.measure(sae)
         metrics = {
             "l0": sparsity.l0,
@@ -57,34 +64,60 @@ class Evaluator:
             "loss_clean": recovered.clean,
             "loss_spliced": recovered.spliced,
             "loss_zero_ablated": recovered.zero_ablated,
+            "loss_mean_ablated": recovered.mean_ablated,
+            "kl_divergence": recovered.kl,
+            "kl_zero_ablated": recovered.kl_zero_ablated,
+            "explained_variance": 1 - sparsity.fvu,
+            "mse": sparsity.mse,
+            "cosine": sparsity.cosine,
+            "shrinkage": sparsity.shrinkage,
+            "reconstruction_bias": sparsity.bias,
             "dead_fraction": sparsity.dead_fraction,
             "ultralow_fraction": sparsity.ultralow_fraction,
+            "dense_fraction": sparsity.dense_fraction,
             "heldout_rows": sparsity.rows,
-            "neurons_l0": self.neurons_l0,
+            "neurons_l0": self.neurons["l0"],
+            "neurons": self.neurons,
             "density_histogram": density_histogram(sparsity.density_F),
+            "domains": sparsity.domains,
         }
+        metrics = {name: _finite(value) for name, value in metrics.items()}
         return Evaluation(metrics, sparsity.density_F)
 
     @cached_property
-    def neurons_l0(self) -> float:
-        """Mean number of non-zero coordinates of a row at the hook point: the baseline to compare L0 with."""
-        active, rows = 0, 0
-        for x, _ in self._rows():
-            active += int(torch.count_nonzero(x))
-            rows += len(x)
-        return active / rows
+    def neurons(self) -> dict:
+        """The baseline: coordinates of the rows as if they were features, active where they are not zero."""
+        fired, rows = 0, 0
+        for x, *_ in self._rows():
+            fired, rows = fired + torch.count_nonzero(x, dim=0).double().cpu(), rows + len(x)
+        density = fired / rows
+        return {
+            "l0": float(fired.sum()) / rows,
+            "dead_fraction": float((density == 0).double().mean()),
+            "dense_fraction": float((density > DENSE).double().mean()),
+            "density_histogram": density_histogram(density),
+        }
+
+    @cached_property
+    def domains(self) -> tuple[list[str], Tensor]:
+        """Names, and the domain of every row that `_rows` looks at: a place among them, int64."""
+        n = min(self._contexts_of_rows(), len(self.heldout.tokens_NT))
+        names, domain_NT = counted_domains(self.heldout, np.arange(n))
+        return names, torch.from_numpy(domain_NT.reshape(-1)[: self.config.rows].astype(np.int64))
+
+    def _contexts_of_rows(self) -> int:
+        return -(-self.config.rows // self.heldout.tokens_NT.shape[1])
 
     def _rows(self):
-        """Held-out activations and what is to be reconstructed: all tokens of as many contexts as `rows` asks for."""
+        """Held-out activations, what is to be reconstructed, and domains; all tokens of contexts, `rows` in all."""
         points = [self.hook_point] if self.target is None else [self.hook_point, self.target]
-        contexts = -(-self.config.rows // self.heldout.tokens_NT.shape[1])
-        left = self.config.rows
-        for batch in self._batches(contexts):
+        domain, seen = self.domains[1], 0
+        for batch in self._batches(self._contexts_of_rows()):
             captured = self.model.capture(batch, points)
-            found = [captured[name].flatten(0, 1)[:left].float() for name in points]
+            found = [captured[name].flatten(0, 1)[: len(domain) - seen].float() for name in points]
             finite = torch.stack([torch.isfinite(rows).all(dim=1) for rows in found]).all(dim=0)
-            left -= len(finite)
-            yield found[0][finite], found[-1][finite]
+            yield found[0][finite], found[-1][finite], domain[seen : seen + len(finite)][finite.cpu()]
+            seen += len(finite)
 
     def _batches(self, n_contexts: int) -> list[Tensor]:
         n = min(n_contexts, len(self.heldout.tokens_NT))

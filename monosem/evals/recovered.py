@@ -4,6 +4,8 @@
 
 in nats of next-token loss on held-out text. 1 is a perfect reconstruction, 0 is no better than zeros. A transcoder
 reads its hook point in an untouched pass, and what it makes of it is spliced in, or ablated, at its target.
+
+    KL = sum over the vocabulary of p_clean log(p_clean / p_edited), in nats, mean over all positions (as in SAELens)
 """
 
 from collections.abc import Callable, Sequence
@@ -21,11 +23,17 @@ Edit = Callable[[Tensor], Tensor]
 
 @dataclass(frozen=True)
 class Recovered:
-    """Mean next-token losses, in nats."""
+    """Mean next-token losses, in nats, and divergences of the next token's distribution from the untouched host's.
+
+    mean_ablated   every row replaced by the mean row of the same text
+    """
 
     clean: float
     spliced: float
     zero_ablated: float
+    mean_ablated: float = float("nan")
+    kl: float = float("nan")
+    kl_zero_ablated: float = float("nan")
 
     @property
     def loss_recovered(self) -> float:
@@ -43,28 +51,55 @@ def edited_loss(model: HostModel, batches: Sequence[Tensor], hook_point: str, ed
 
 
 class RecoveredMeter:
-    """Measures many dictionaries on the same text; clean and zero-ablated loss are computed once."""
+    """Measures many dictionaries on the same text; clean and ablated figures are computed once."""
 
     def __init__(self, model: HostModel, batches: Sequence[Tensor], hook_point: str, target: str | None = None):
         self.model, self.batches, self.hook_point, self.target = model, batches, hook_point, target
-        self.clean = edited_loss(model, batches, target or hook_point, lambda x: x)
-        self.zero_ablated = edited_loss(model, batches, target or hook_point, torch.zeros_like)
+        self.spliced_point = target or hook_point
+        mean_W = self._mean_row()
+        self.clean = edited_loss(model, batches, self.spliced_point, lambda x: x)
+        self.mean_ablated = edited_loss(model, batches, self.spliced_point, lambda x: mean_W.expand_as(x).to(x.dtype))
+        self.zero_ablated, self.kl_zero_ablated = self._edited(lambda tokens: torch.zeros_like)
 
     def measure(self, sae: Sae) -> Recovered:
-        if self.target is None:
-            spliced = edited_loss(self.model, self.batches, self.hook_point, lambda x: self._output(sae, x, x))
-        else:
-            spliced = sum(len(tokens) * self._transcoded(sae, tokens) for tokens in self.batches)
-            spliced /= sum(map(len, self.batches))
-        return Recovered(self.clean, spliced, self.zero_ablated)
+        spliced, kl = self._edited(lambda tokens: self._splice(sae, tokens))
+        return Recovered(self.clean, spliced, self.zero_ablated, self.mean_ablated, kl, self.kl_zero_ablated)
 
     @torch.no_grad()
-    def _transcoded(self, sae: Sae, tokens: Tensor) -> float:
-        """Mean loss of a batch with the target replaced by what the dictionary makes of the hook point."""
+    def _edited(self, edit_of: Callable[[Tensor], Edit]) -> tuple[float, float]:
+        """Mean loss, and mean divergence from the untouched host, under an edit made for each batch of tokens."""
+        loss = kl = 0.0
+        contexts = 0
+        for tokens in self.batches:
+            logits = self.model(tokens, {self.spliced_point: edit_of(tokens)})
+            loss += float(next_token_loss(logits, tokens)) * len(tokens)
+            kl += float(divergence(self.model(tokens, {}), logits).mean()) * len(tokens)
+            contexts += len(tokens)
+        return loss / contexts, kl / contexts
+
+    def _splice(self, sae: Sae, tokens: Tensor) -> Edit:
+        """An edit that puts in what the dictionary makes of the hook point in an untouched pass."""
+        if self.target is None:
+            return lambda x: self._output(sae, x, x)
         x = self.model.capture(tokens, [self.hook_point])[self.hook_point]
-        return edited_loss(self.model, [tokens], self.target, lambda y: self._output(sae, x, y))
+        return lambda y: self._output(sae, x, y)
+
+    @torch.no_grad()
+    def _mean_row(self) -> Tensor:
+        """The mean of the rows where dictionaries are spliced in. float64 [W], sums in float64."""
+        total, rows = 0.0, 0
+        for tokens in self.batches:
+            x = self.model.capture(tokens, [self.spliced_point])[self.spliced_point].flatten(0, 1)
+            total, rows = total + x.double().sum(dim=0), rows + len(x)
+        return total / rows
 
     def _output(self, sae: Sae, x: Tensor, like: Tensor) -> Tensor:
         """The dictionary's output for x [..., d_in], in the shape and dtype of `like` [..., d_out]."""
         rows = x.to(sae.W_enc.dtype).flatten(0, -2)
         return torch.cat([sae(piece) for piece in row_chunks(rows, sae.config.d_sae)]).view_as(like).to(like.dtype)
+
+
+def divergence(clean_BTV: Tensor, edited_BTV: Tensor) -> Tensor:
+    """KL(clean || edited) of the next token's distribution at every position, nats [B, T]."""
+    log_p, log_q = (logits.float().log_softmax(dim=-1) for logits in (clean_BTV, edited_BTV))
+    return torch.nn.functional.kl_div(log_q, log_p, reduction="none", log_target=True).sum(dim=-1)

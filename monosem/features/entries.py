@@ -22,6 +22,9 @@ CHUNK_ROWS = 2048
 SHARE = 1 / 16
 """Share of active features that room is kept for at first; where a group of rows has more, fewer rows at a time."""
 
+DENSE = 1 / 8
+"""Share of active features from which on sums of products are made densely."""
+
 
 @dataclass(frozen=True)
 class Entries:
@@ -37,6 +40,14 @@ class Entries:
     @property
     def features(self) -> int:
         return len(self.start) - 1
+
+    def before(self, place: int) -> "Entries":
+        """Those at places below `place`; of all features."""
+        kept = self.place < place
+        counts = np.add.reduceat(np.append(kept, False), np.minimum(self.start[:-1], len(kept)), dtype=np.int64)
+        counts[np.diff(self.start) == 0] = 0
+        start = np.concatenate([np.zeros(1, np.int64), counts.cumsum()])
+        return Entries(start, self.place[kept], self.value[kept])
 
     def slice(self, lo: int, hi: int) -> "Entries":
         """Of features [lo, hi), numbered from 0 again; views."""
@@ -76,9 +87,18 @@ def _encoded(sae: Sae, rows_nD: Tensor, lo: int, n: int, share: float) -> Iterat
 
 def cross_products(entries: Entries, rows_nD: np.ndarray) -> np.ndarray:
     """Sums over rows of activation times coordinate. float64 [F, D]."""
+    if len(entries.place) > DENSE * entries.features * len(rows_nD):
+        return _dense_cross_products(entries, rows_nD)
     out = np.zeros((entries.features, rows_nD.shape[1]))
     shared_out(loops.cross, entries.features, entries.start, entries.place, entries.value, rows_nD, out)
     return out
+
+
+def _dense_cross_products(entries: Entries, rows_nD: np.ndarray) -> np.ndarray:
+    """The same by a matrix product: cheaper where much is active, as with neurons."""
+    f = np.zeros((len(rows_nD), entries.features))
+    f[entries.place, np.repeat(np.arange(entries.features), np.diff(entries.start))] = entries.value
+    return f.T @ rows_nD.astype(np.float64)
 
 
 def joined(parts: list[Entries], offsets: list[int]) -> Entries:

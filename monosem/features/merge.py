@@ -114,17 +114,27 @@ def example_columns(
 
 
 @dataclass(frozen=True)
+class Correlated:
+    """Over the tokens of correlations, float64: cross_FD sums of activation times coordinate, stats [2, F] sums of
+    activations and of their squares, and sums of the rows."""
+
+    cross_FD: np.ndarray
+    stats: np.ndarray
+    rows: Rows
+
+
+@dataclass(frozen=True)
 class Surroundings:
     """What the features of a slice are described by, beside their entries.
 
     rows          at the hook point that is read
-    cross_FD      sums of activation times coordinate; None: no neurons there
+    correlated    what correlations with its coordinates are made of; None: no neurons there
     logits        None: no direct path to the logits
     neurons       whether the decoder writes to neurons
     """
 
     rows: Rows
-    cross_FD: np.ndarray | None
+    correlated: Correlated | None
     logits: LogitEffects | None
     neurons: bool
 
@@ -160,7 +170,7 @@ def feature_columns(
         "n_examples": np.bincount(picked.examples.feature, minlength=F).astype(np.int32),
         "domain_counts": sums.domains,
     }
-    return found | _logit_columns(around.logits) | _neuron_columns(d, norm, sums, active, around)
+    return found | _logit_columns(around.logits) | _neuron_columns(d, norm, around)
 
 
 def _encoder_cosine(sae: Sae, lo: int, hi: int) -> np.ndarray | None:
@@ -180,7 +190,7 @@ def _logit_columns(found: LogitEffects | None) -> dict[str, Values]:
     return dict(zip(keys, values, strict=True))
 
 
-def _neuron_columns(d_FD: Tensor, norm: np.ndarray, sums: Sums, active: np.ndarray, around: Surroundings) -> dict:
+def _neuron_columns(d_FD: Tensor, norm: np.ndarray, around: Surroundings) -> dict[str, Values]:
     keys = ("indices", "weights", "cosines", "l1_shares")
     found: dict[str, Values] = dict.fromkeys([f"neuron_{key}" for key in keys])
     found |= dict.fromkeys(["correlated_neuron_indices", "correlated_neuron_r", "correlated_neuron_cosines"])
@@ -193,10 +203,10 @@ def _neuron_columns(d_FD: Tensor, norm: np.ndarray, sums: Sums, active: np.ndarr
         cosines = np.take_along_axis(cosine, at, axis=1)
         values = (at.astype(np.int32), weight, cosines.astype(np.float32), share.astype(np.float32))
         found |= {f"neuron_{key}": value for key, value in zip(keys, values, strict=True)}
-    if around.cross_FD is not None:
-        r = pearson(around.cross_FD, sums, around.rows)
+    if around.correlated is not None:
+        r = pearson(around.correlated)
         at = _largest(r, NEURONS)
-        dead = (active == 0) | ~np.isfinite(r).all(axis=1) | (r.max(axis=1) == -np.inf)
+        dead = around.correlated.stats[0] == 0
         count = np.where(dead, 0, at.shape[1])
         found["correlated_neuron_indices"] = Ragged.cut(at.astype(np.int32), count, dead)
         chosen = np.take_along_axis(r, at, axis=1).astype(np.float32)
@@ -207,12 +217,11 @@ def _neuron_columns(d_FD: Tensor, norm: np.ndarray, sums: Sums, active: np.ndarr
     return found
 
 
-def pearson(cross_FD: np.ndarray, sums: Sums, rows: Rows) -> np.ndarray:
-    """Correlation of each feature with each coordinate over the rows, float64 [F, D]; -1 where either is constant."""
-    own = sums.square - sums.total**2 / rows.n
-    theirs = rows.square - rows.total**2 / rows.n
-    product = own[:, None] * theirs[None, :]
-    covariance = cross_FD - sums.total[:, None] * rows.total[None, :] / rows.n
+def pearson(c: Correlated) -> np.ndarray:
+    """Correlation of each feature with each coordinate, float64 [F, D]; -1 where either is constant."""
+    n, (total, square) = c.rows.n, c.stats
+    product = (square - total**2 / n)[:, None] * (c.rows.square - c.rows.total**2 / n)[None, :]
+    covariance = c.cross_FD - total[:, None] * c.rows.total[None, :] / n
     return np.where(product > 0, covariance / np.sqrt(np.where(product > 0, product, 1.0)), -1.0)
 
 

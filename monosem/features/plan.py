@@ -138,7 +138,9 @@ class Plan:
 
     @property
     def related_slices(self) -> int:
-        """Slices of tokens over which features are correlated."""
+        """Slices of tokens over which features are correlated: whole ones, at least one."""
+        if self.config.related_tokens >= self.tokens:
+            return self.slices
         return max(1, min(self.slices, self.config.related_tokens // (self.contexts_per_slice * self.context_length)))
 
     @property
@@ -182,35 +184,37 @@ class Plan:
         return list(dict.fromkeys(s.hook_point for s in self.subjects if s.host == host))
 
     def memory(self, host_bytes: int = 0) -> dict[str, int]:
-        """Most bytes of each kind of task, beside libraries and host. L0 as trained, and half as much again.
+        """Most bytes of each kind of task, beside libraries. L0 as measured after training, and a quarter more.
 
-        collect   rows: slice_tokens * widths * 4;  one subject's entries, thrice: 36 slice_tokens L0;  its sums with
-                  coordinates, twice: 16 F D;  dictionaries: 8 F D each;  the encoder's tile and room for entries
-        merge     entries of the group: 44 N L0 share;  sums with coordinates and decoders: 28 slice_features D;
-                  examples: slice_features * places * (24 w + 100);  logits of a batch, and of ablated rows
-        relate    entries of two runs by feature and place: 44 N' (L0 + L0')
+        collect   rows: slice_tokens * widths * 8;  one subject's entries, thrice: 36 slice_tokens L0;  its sums with
+                  coordinates, twice: 16 F D;  the encoder's tile and room for entries
+        merge     entries of the group: 28 N L0 F_group / F;  sums with coordinates and decoders: 28 F_group D;
+                  examples: F_group * places * (24 w + 100);  logits of a batch, and of ablated rows
+        relate    entries of a run and another by feature and place: 44 N' (L0 + L0')
+        all       dictionaries: 8 F D each;  the host, and one forward pass of it
         """
         slice_tokens = self.contexts_per_slice * self.context_length
-        l0 = [1.5 * (s.l0 if s.l0 is not None else s.d_sae / 16) for s in self.subjects]
+        l0 = [1.25 * (s.l0 if s.l0 is not None else s.d_sae / 16) for s in self.subjects]
         widths = {(s.host, s.hook_point): s.d_in for s in self.subjects}
         biggest = max(s.d_sae * s.d_in for s in self.subjects)
         dictionaries = sum(8 * s.d_sae * s.d_in for s in self.subjects)
         forward = 16 * self.context_length * 24 * max(widths.values())
         tile = 256 * MIB + 2048 * 8 * max(s.d_sae for s in self.subjects) // 16
-        collect = slice_tokens * (4 * sum(widths.values()) + 36 * max(l0)) + 16 * biggest + dictionaries + tile
+        collect = slice_tokens * (8 * sum(widths.values()) + 36 * max(l0)) + 16 * biggest + tile
+        runs = sorted(x for x, s in zip(l0, self.subjects, strict=True) if s.kind != NEURONS)
+        same = dictionaries + forward + host_bytes
         return {
-            "collect": int(collect + forward + host_bytes),
-            "merge": int(self._merge_bytes(l0) + dictionaries + forward + host_bytes),
-            "relate": int(44 * self.related_tokens * 2 * max(l0) + dictionaries),
+            "collect": int(collect + same),
+            "merge": int(max((self._merge_bytes(group, l0) for group in self.groups()), default=0) + same),
+            "relate": int(44 * self.related_tokens * sum(runs[-2:]) + same),
         }
 
-    def _merge_bytes(self, l0: list[float]) -> float:
-        c, F, D = self.config, self.config.slice_features, max(s.d_in for s in self.subjects)
-        share = max((min(1.0, F / s.d_sae) * x for s, x in zip(self.subjects, l0, strict=True)), default=0.0)
-        features = min(F, max(s.d_sae for s in self.subjects))
+    def _merge_bytes(self, group: list[Unit], l0: list[float]) -> float:
+        c, features = self.config, sum(unit.hi - unit.lo for unit in group)
+        active = sum(l0[u.subject] * (u.hi - u.lo) / self.subjects[u.subject].d_sae for u in group)
         examples = features * self.choice.places * (24 * (2 * c.beside + 1) + 100)
         logits = 4 * (4 * (1 << 24) + 3 * (1 << 25))
-        return 44 * self.tokens * share + 28 * features * D + examples + logits
+        return 28 * self.tokens * active + 28 * features * self.subjects[group[0].subject].d_in + examples + logits
 
 
 def tasks(plan: Plan) -> Iterator[tuple[str, int]]:

@@ -16,7 +16,7 @@ from monosem.store.store import Store
 def depends(plan: Plan, subject: int) -> dict:
     """Everything that a subject's tables depend on, as plain values."""
     s, c = plan.subjects[subject], vars(plan.config)
-    outside = ("enabled", "compare", "related_tokens", "neurons")
+    outside = ("enabled", "compare", "neurons")
     return {
         "format": schema.FORMAT,
         "dictionary": s.digest,
@@ -98,6 +98,7 @@ def _publish_subject(state: State, i: int, say: Callable[[str], None]) -> None:
         "fingerprint": fingerprint(mine),
         "depends": mine,
         "tokens": plan.tokens,
+        "related_tokens": plan.related_tokens,
         "contexts": plan.n_contexts,
         "context_length": plan.context_length,
         "side": plan.config.side,

@@ -12,11 +12,14 @@
         texts.parquet                             TEXTS: the data view
         manifest.json                             written last: a directory without it is not finished
 
-A manifest has: `format`, `sweep`, `run`, `kind` ("dictionary" or "neurons"), `hook_point`, `d_in`, `d_sae`,
-`fingerprint` (of everything the tables depend on), `depends` (that itself: digests of dictionary, host and corpus, the
-features section of the job), `tokens` (how many the pass saw), `contexts`, `context_length`, `side`, `domains` (in
-the order of `domain_counts`), `files` (name to SHA-256, in order of the features), `counts` (features, dead, ultralow,
-examples, entries), `logits` (whether direct logit effects exist at this hook point), `ablations` ("exact" or "none").
+A manifest has: `format`, `sweep`, `run`, `kind` ("dictionary" or "neurons"), `hook_point`, `write_point` (where the
+decoder writes: the hook point, or a transcoder's target), `d_in`, `d_sae`, `fingerprint` (of everything the tables
+depend on), `depends` (that itself: digests of dictionary, host and corpus, the features section of the job), `tokens`
+(how many the pass saw), `related_tokens` (how many of them, the first, correlations are over), `contexts`,
+`context_length`, `side`, `domains` (in the order of `domain_counts`), `files` (name to SHA-256, in order of the
+features), `counts` (features, dead, ultralow, examples, entries), `logits` (whether direct logit effects exist at
+this hook point), `ablations` ("exact" or "none"). The sweep's own has `tokens`, `related_tokens`, `runs` and
+`neurons` (names), `files`, `fingerprint`, `depends`.
 
 Text is never in the tables of a run, token ids are: VOCAB has the text. Numbers are not rounded. Lists have one length
 unless said otherwise. A value that was not measured is null.
@@ -78,7 +81,7 @@ FEATURES = (
     Column("neuron_cosines", "list<float32>", "weight / |d|: cosine of decoder vector and coordinate", True),
     Column("neuron_l1_shares", "list<float32>", "|weight| / sum of |weights| of the feature", True),
     Column("correlated_neuron_indices", "list<int32>", "3 coordinates whose values correlate most with f", True),
-    Column("correlated_neuron_r", "list<float32>", "Pearson correlation over the tokens, largest first", True),
+    Column("correlated_neuron_r", "list<float32>", "Pearson correlation over the manifest's related_tokens", True),
     Column("correlated_neuron_cosines", "list<float32>", "cosine of decoder vector and that coordinate", True),
     Column("n_examples", "int32", "rows in EXAMPLES"),
     Column("domain_counts", "list<int64>", "tokens on which it is active, by the manifest's `domains`"),
@@ -126,7 +129,7 @@ RELATED = (
     Column("other_feature", "int32", "its feature"),
     Column("rank", "int8", "among the other run's features, by r, largest first"),
     Column("cosine", "float32", "of the decoder vectors; null where they do not live in the same space", True),
-    Column("r", "float32", "Pearson correlation of the activations over the tokens", True),
+    Column("r", "float32", "Pearson correlation of the activations over the manifest's related_tokens", True),
 )
 """Up to 3 features by r for each feature and other run, and the nearest by cosine if it is none of them (r null, rank
 after the others'). Ordered by run, feature, other run and rank."""

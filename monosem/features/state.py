@@ -20,12 +20,10 @@ from monosem.sae.model import Sae
 from monosem.store.dictionary import load
 from monosem.store.store import Store, open_store
 from monosem.store.tensors import unpack_tensors
+from monosem.text.domains import counted_domains
 from monosem.text.index import TokenIndex
 from monosem.text.index import load as load_corpus
 
-MOST_DOMAINS = 32
-"""Domains counted by name; the rarer ones together as OTHERS."""
-OTHERS = "(others)"
 SCALE_CONTEXTS = 64
 """Contexts of the pass over which the final norm's scale is averaged."""
 
@@ -84,18 +82,8 @@ class State:
     @cached_property
     def domains(self) -> tuple[list[str], np.ndarray]:
         """Names of the domains that are counted, and that of every place of the pass, int16 [N]."""
-        T, n = self.plan.context_length, len(self.contexts)
-        raw = np.empty((n, T), np.int32)
-        for lo in range(0, n, 4096):
-            document = self.index.document_of(self.contexts[lo : lo + 4096, None], np.arange(T)[None, :])
-            raw[lo : lo + 4096] = self.index.doc_domains[document]
-        counts = np.bincount(raw.reshape(-1), minlength=len(self.index.domains))
-        order = np.argsort(-counts, kind="stable")
-        named = order[counts[order] > 0][:MOST_DOMAINS]
-        number = np.full(len(counts), len(named), np.int16)
-        number[named] = np.arange(len(named))
-        names = [self.index.domains[i] for i in named]
-        return names + ([OTHERS] if (counts > 0).sum() > len(named) else []), number[raw].reshape(-1)
+        names, domain_NT = counted_domains(self.index, self.contexts)
+        return names, domain_NT.reshape(-1)
 
     @cached_property
     def vocab(self) -> list[str]:
@@ -137,12 +125,10 @@ class State:
             parts.append(Entries(*(t[name].numpy() for name in ("start", "place", "value"))))
         return joined(parts, [self.plan.contexts_of(s).start * T for s in range(slices)])
 
-    def cross(self, unit: Unit) -> np.ndarray | None:
-        """Sums of activation times coordinate over all tokens, float64 [F, D]; None without neurons."""
-        if not self.plan.subjects[unit.subject].has_neurons:
-            return None
+    def cross(self, unit: Unit) -> np.ndarray:
+        """Sums of activation times coordinate over the tokens of correlations, float64 [F, D]."""
         total = 0.0
-        for s in range(self.plan.slices):
+        for s in range(self.plan.related_slices):
             total = total + self._tensors(self.plan.entries_file(s, unit))["cross"].numpy()
         return total
 

@@ -11,6 +11,7 @@ from monosem.features.entries import Entries, active_entries, cross_products, st
 from monosem.features.examples import Examples
 from monosem.features.logits import logit_effects
 from monosem.features.merge import (
+    Correlated,
     Rows,
     Surroundings,
     example_columns,
@@ -20,7 +21,7 @@ from monosem.features.merge import (
     window_tokens,
 )
 from monosem.features.plan import OTHER, Unit, is_neurons
-from monosem.features.relate import related
+from monosem.features.relate import related, stats_of
 from monosem.features.state import State
 from monosem.features.tables import make_table, to_parquet
 from monosem.store.tensors import pack_tensors, unpack_tensors
@@ -46,12 +47,13 @@ def collect(state: State, s: int) -> None:
         return
     sums = {}
     for number in range(len(plan.hosts)):
-        rows = _rows(state, number, s)
-        for point, x in rows.items():
-            sums |= _sums_of_rows(f"{number}.{point}", x)
-        for i, subject in enumerate(plan.subjects):
-            if subject.host == number:
-                _collect_subject(state, s, i, rows[subject.hook_point])
+        for point, x in _rows(state, number, s).items():
+            kept = finite_rows(x)
+            rows = x if len(kept) == len(x) else x[kept]
+            sums |= _sums_of_rows(f"{number}.{point}", rows)
+            for i, subject in enumerate(plan.subjects):
+                if (subject.host, subject.hook_point) == (number, point):
+                    _collect_subject(state, s, i, rows, None if rows is x else kept)
     store.put(plan.rows_file(s), pack_tensors(sums))
 
 
@@ -70,22 +72,23 @@ def _rows(state: State, host: int, s: int) -> dict[str, torch.Tensor]:
 
 def finite_rows(x: torch.Tensor) -> torch.Tensor:
     """Numbers of the rows without NaN and infinity: the others count as not read. int64."""
+    if bool(torch.isfinite(x.sum())):
+        return torch.arange(len(x))
     return torch.isfinite(x).all(dim=1).nonzero().flatten()
 
 
 def _sums_of_rows(name: str, x: torch.Tensor) -> dict[str, torch.Tensor]:
-    x = x[finite_rows(x)].double()
+    x = x.double()
     return {f"{name}.n": torch.tensor(len(x)), f"{name}.total": x.sum(dim=0), f"{name}.square": x.square().sum(dim=0)}
 
 
-def _collect_subject(state: State, s: int, number: int, x: torch.Tensor) -> None:
+def _collect_subject(state: State, s: int, number: int, rows: torch.Tensor, kept: torch.Tensor | None) -> None:
+    """kept: which rows of the slice these are; None: all."""
     plan, subject = state.plan, state.plan.subjects[number]
-    kept = finite_rows(x)
-    whole = len(kept) == len(x)
-    rows = x if whole else x[kept]
     found = active_entries(state.sae(number), rows)
-    cross = cross_products(found, rows.numpy()) if subject.has_neurons and subject.kind != OTHER else None
-    if not whole:
+    correlated = subject.has_neurons and subject.kind != OTHER and s < plan.related_slices
+    cross = cross_products(found, rows.numpy()) if correlated else None
+    if kept is not None:
         found = Entries(found.start, kept.numpy().astype(np.int32)[found.place], found.value)
     for unit in plan.units(number):
         part = found.slice(unit.lo, unit.hi)
@@ -124,18 +127,23 @@ def _features_table(state: State, unit: Unit, found, tokens: np.ndarray):
     subject = plan.subjects[unit.subject]
     names, domain_N = state.domains
     sums = sum_entries(found.entries, domain_N, len(names))
+    correlated = None
+    if subject.has_neurons:
+        first = total_rows(state, subject.host, subject.hook_point, plan.related_slices)
+        correlated = Correlated(state.cross(unit), stats_of(found.entries.before(plan.related_tokens)), first)
     direct = state.direct(unit)
     effects = None if direct is None else logit_effects(direct[0], sae.W_dec[unit.lo : unit.hi], direct[1])
-    rows = total_rows(state, subject.host, subject.hook_point)
-    around = Surroundings(rows, state.cross(unit), effects, is_neurons(subject.write_point))
+    rows = total_rows(state, subject.host, subject.hook_point, plan.slices)
+    neurons = is_neurons(subject.write_point)
+    around = Surroundings(rows, correlated, effects, neurons)
     columns = feature_columns(sae, unit.lo, found, sums, around, tokens, plan.config.top, state.vocab)
     return make_table("features", columns, unit.hi - unit.lo)
 
 
-def total_rows(state: State, host: int, point: str) -> Rows:
-    """Sums over all rows of the pass at a hook point."""
+def total_rows(state: State, host: int, point: str, slices: int) -> Rows:
+    """Sums over the rows of the first slices at a hook point."""
     n, total, square, name = 0, 0.0, 0.0, f"{host}.{point}"
-    for s in range(state.plan.slices):
+    for s in range(slices):
         path = state.plan.rows_file(s)
         t = unpack_tensors(state.store.get(path), path)
         n += int(t[f"{name}.n"])

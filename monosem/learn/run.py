@@ -161,9 +161,19 @@ class Run:
             metadata["hook_name_out"] = self.record["host"]["target_alias"]
         manifest = write_dictionary(self.store, self.prefix, sae, evaluation.density_F, metadata, record)
         self.store.delete(f"{self.prefix}/{layout.FAILED}")
-        self.tracker.finish(_figures(evaluation.metrics) | self._shuffle_figures())
+        self._track(evaluation.metrics)
         self.clear_training_state()
         return manifest
+
+    def _track(self, metrics: dict) -> None:
+        """The headline figures as the tracker's summary, and as a table of the run and of its domains."""
+        figures = _figures(metrics)
+        self.tracker.table("figures", ["figure", "value"], [[name, float(value)] for name, value in figures.items()])
+        domains = [[name, *map(float, (d["rows"], d["l0"], d["fvu"]))] for name, d in metrics["domains"].items()
+                   if d["fvu"] is not None]  # fmt: skip
+        if domains:
+            self.tracker.table("domains", ["domain", "rows", "l0", "fvu"], domains)
+        self.tracker.finish(figures | self._shuffle_figures())
 
     def _shuffle_figures(self) -> dict[str, float]:
         return {f"shuffle/{key}": value for key, value in _figures(self.record["shuffle"] or {}).items()}

@@ -56,6 +56,20 @@ def show_laws(groups: list[dict], console: Console | None = None) -> None:
         console.print(Text(f"  next: {overrides or 'none'} ({group['why']})"))
 
 
+def show_rubric(found: dict, console: Console | None = None) -> None:
+    """Marks of a blind exercise, a line per kind."""
+    console = console or Console(width=80)
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for name in ("", "items", "intervals", "median", "mean", "above 8"):
+        table.add_column(name, justify="right" if name else "left", no_wrap=True)
+    for kind, m in found["kinds"].items():
+        numbers = (f"{m['items']:,}", f"{m['intervals']:,}", f"{m['median']:g}", f"{m['mean']:.1f}", f"{m['good']:.0%}")
+        table.add_row(f"{kind}s", *numbers)
+    console.print(table)
+    if found["unfinished"]:
+        console.print(Text(f"not counted: {found['unfinished']:,} intervals without all answers"))
+
+
 def _cells(row: dict) -> list[str]:
     def shown(key: str, form: str) -> str:
         return "-" if row.get(key) is None else format(row[key], form)

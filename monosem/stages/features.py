@@ -126,7 +126,7 @@ def plan_pass(store: Store, sweep: str, config: FeaturesConfig, threads: int, on
     corpus = unpack_json(store.get(f"corpora/{first['corpus']['key']}/index.json"), "index.json")
     subjects = [_subject(store.url, record, DICTIONARY, 0) for record in records]
     if config.neurons:
-        subjects += _neurons(subjects, host)
+        subjects += _neurons(subjects, host, records)
     hosts, digests = [host_config(first)], [host.digest]
     for uri in config.compare:
         subjects.append(_other(uri, host, hosts, digests, corpus["context_length"]))
@@ -183,8 +183,9 @@ def _subject(root: str, record: dict, kind: str, host: int) -> Subject:
     )
 
 
-def _neurons(subjects: Iterable[Subject], host: Host) -> list[Subject]:
+def _neurons(subjects: Iterable[Subject], host: Host, records: Iterable[dict]) -> list[Subject]:
     """The neurons of each hook point that has some."""
+    l0 = {record["host"]["hook_name"]: record["metrics"]["neurons_l0"] for record in records}
     points = dict.fromkeys(s.hook_point for s in subjects if is_neurons(s.hook_point))
     several = len(points) > 1
     return [
@@ -199,7 +200,7 @@ def _neurons(subjects: Iterable[Subject], host: Host) -> list[Subject]:
             write_point=point,
             d_in=host.model.width(point),
             d_sae=host.model.width(point),
-            l0=host.model.width(point) / 2,
+            l0=l0[point],
         )
         for point in points
     ]

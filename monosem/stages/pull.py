@@ -9,6 +9,8 @@ from monosem.store.formats import FORMATS
 from monosem.store.plain import sha256, unpack_json
 from monosem.store.store import LocalStore, Store, open_store
 
+FEATURE_FORMATS = ("neuronpedia", "saedashboard")
+"""Layouts of what a dictionary's features mean, not of the dictionary."""
 OWN = ("monosem", "saelens")
 """monosem's layout is SAELens' with lineage and digests beside it."""
 
@@ -21,9 +23,7 @@ def pull_dictionary(uri: str, directory: str, kind: str = "monosem") -> str:
     except FileNotFoundError:
         raise InputError(f"{uri}: no finished dictionary there ({layout.FINISHED} is missing)") from None
     manifest = unpack_json(manifest_data, f"{uri}/{layout.FINISHED}")
-    target = Path(directory).expanduser().absolute()
-    if target.exists() and (not target.is_dir() or any(target.iterdir())):
-        raise InputError(f"{directory}: exists and is not an empty directory; nothing was overwritten")
+    target = _empty(directory)
     if kind in OWN:
         files = _checked(source, manifest, uri) | {layout.FINISHED: manifest_data}
     else:
@@ -34,6 +34,30 @@ def pull_dictionary(uri: str, directory: str, kind: str = "monosem") -> str:
     for name, data in files.items():
         local.put(name, data)
     return str(target)
+
+
+def pull_features(uri: str, directory: str, kind: str, model: str | None = None, set_name: str | None = None) -> str:
+    """Write a finished run's features as another tool reads them into `directory` (new or empty). Returns it.
+
+    model, set_name   what that tool calls the host and the dictionary; None: by the run's record
+    """
+    from monosem.features.export import dashboard_files, names_of, neuronpedia_files
+    from monosem.features.read import FeatureTables
+
+    tables, target = FeatureTables(uri), _empty(directory)
+    record = unpack_json(open_store(uri).get(layout.FINISHED), f"{uri}/{layout.FINISHED}")
+    write = {"saedashboard": dashboard_files, "neuronpedia": neuronpedia_files}[kind]
+    local = LocalStore(str(target))
+    for name, data in write(tables, names_of(record, model, set_name), record["corpus"]["source"]):
+        local.put(name, data)
+    return str(target)
+
+
+def _empty(directory: str) -> Path:
+    target = Path(directory).expanduser().absolute()
+    if target.exists() and (not target.is_dir() or any(target.iterdir())):
+        raise InputError(f"{directory}: exists and is not an empty directory; nothing was overwritten")
+    return target
 
 
 def _checked(source: Store, manifest: dict, uri: str) -> dict[str, bytes]:

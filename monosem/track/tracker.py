@@ -12,6 +12,7 @@ INIT_TIMEOUT_S = 30
 
 class Tracker(Protocol):
     def log(self, metrics: dict[str, float], step: int) -> None: ...
+    def table(self, name: str, columns: list[str], rows: list[list]) -> None: ...
     def finish(self, summary: dict[str, float], failed: bool = False) -> None: ...
 
 
@@ -19,6 +20,9 @@ class NoTracker:
     """The do-nothing twin."""
 
     def log(self, metrics: dict[str, float], step: int) -> None:
+        pass
+
+    def table(self, name: str, columns: list[str], rows: list[list]) -> None:
         pass
 
     def finish(self, summary: dict[str, float], failed: bool = False) -> None:
@@ -56,6 +60,16 @@ class WandbTracker:
 
     def log(self, metrics: dict[str, float], step: int) -> None:
         self.run.log(metrics, step=step)
+
+    def table(self, name: str, columns: list[str], rows: list[list]) -> None:
+        """A table in the run, and the same as an artifact of it."""
+        import wandb
+
+        table = wandb.Table(columns=columns, data=rows)
+        artifact = wandb.Artifact(f"{name}-{self.run.id}", type=name)
+        artifact.add(table, name)
+        self.run.log({name: table})
+        self.run.log_artifact(artifact)
 
     def finish(self, summary: dict[str, float], failed: bool = False) -> None:
         self.run.summary.update(summary)

@@ -11,6 +11,7 @@ from monosem.host.stored import load_host
 from monosem.sae.config import SaeConfig
 from monosem.sae.init import init_sae
 from monosem.sae.model import Sae
+from monosem.text.domains import MOST, OTHERS, counted_domains
 from monosem.text.tokens import TokenIndex
 
 D = 40
@@ -93,4 +94,69 @@ def test_evaluator_reads_the_asked_number_of_rows(model):
     metrics = evaluator.measure(perfect()).metrics
     assert metrics["heldout_rows"] == 100 and metrics["fvu"] == pytest.approx(0, abs=1e-9)
     x = model.capture(torch.from_numpy(tokens[:4].astype(np.int64)), ["mlp.post"])["mlp.post"].flatten(0, 1)[:100]
-    assert metrics["l0"] == pytest.approx(float((x > 0).sum() / 100)) == evaluator.neurons_l0
+    assert metrics["l0"] == pytest.approx(float((x > 0).sum() / 100)) == evaluator.neurons["l0"]
+
+
+def test_kl_mean_ablation_and_neurons_equal_brute_force(model):
+    """Of a dictionary that is neither perfect nor silent, on text with two domains."""
+    tokens = np.random.default_rng(0).integers(0, 300, (6, 32)).astype(np.uint16)
+    index = TokenIndex(tokens, np.array([0, 70]), np.array([1, 0], np.int32), ("code", "prose"))
+    torch.manual_seed(3)
+    sae = init_sae(SaeConfig(d_in=D, d_sae=80), torch.rand(D))
+    evaluator = Evaluator(model, index, "mlp.post", EvalConfig(contexts=6, rows=6 * 32 - 10))
+    metrics = evaluator.measure(sae).metrics
+    t = torch.from_numpy(tokens.astype(np.int64))
+    mid = model.capture(t, ["resid_mid"])["resid_mid"]
+    x = model.capture(t, ["mlp.post"])["mlp.post"]
+
+    def logits(post):
+        return model.unembed(model.norm_final(mid + model.mlp_out(post))).double()
+
+    def loss(y):
+        return float(torch.nn.functional.cross_entropy(y[:, :-1].flatten(0, 1), t[:, 1:].flatten()))
+
+    p, q, z = (logits(post).log_softmax(-1) for post in (x, sae(x), torch.zeros_like(x)))
+    assert metrics["kl_divergence"] == pytest.approx(float((p.exp() * (p - q)).sum(-1).mean()), abs=1e-6)
+    assert metrics["kl_zero_ablated"] == pytest.approx(float((p.exp() * (p - z)).sum(-1).mean()), abs=1e-6)
+    assert metrics["loss_mean_ablated"] == pytest.approx(loss(logits(x.mean(dim=(0, 1)).expand_as(x))), abs=1e-6)
+    rows = x.flatten(0, 1)[:-10]
+    y, y_hat, f = rows.double(), sae(rows).double(), sae.encode(rows)
+    assert metrics["cosine"] == pytest.approx(float(torch.nn.functional.cosine_similarity(y, y_hat).mean()), abs=1e-6)
+    assert metrics["shrinkage"] == pytest.approx(float((y_hat.norm(dim=1) / y.norm(dim=1)).mean()), abs=1e-6)
+    bias = y_hat.square().sum(1).mean() / (y * y_hat).sum(1).mean()
+    assert metrics["reconstruction_bias"] == pytest.approx(float(bias), abs=1e-6)
+    assert metrics["mse"] == pytest.approx(float((y - y_hat).square().sum(1).mean()), abs=1e-6)
+    assert metrics["explained_variance"] == pytest.approx(1 - metrics["fvu"])
+    assert metrics["dense_fraction"] == float(((f > 0).double().mean(0) > 0.01).double().mean())
+    assert metrics["neurons"]["l0"] == metrics["neurons_l0"] == pytest.approx(float((rows > 0).sum() / len(rows)))
+    assert list(metrics["domains"]) == ["code", "prose"]  # the longer one first
+    for name, part in (("prose", slice(0, 70)), ("code", slice(70, None))):
+        of = y[part] - y[part].mean(0)
+        found = metrics["domains"][name]
+        assert found["rows"] == len(y[part])
+        assert found["l0"] == pytest.approx(float((f[part] > 0).sum() / len(y[part])))
+        fvu = float((y[part] - y_hat[part]).square().sum() / of.square().sum())
+        assert found["fvu"] == pytest.approx(fvu, abs=1e-6)
+
+
+def test_a_corpus_without_labels_has_no_domains(model):
+    tokens = np.random.default_rng(0).integers(0, 300, (4, 32)).astype(np.uint16)
+    index = TokenIndex(tokens, np.zeros(1, np.int64), np.zeros(1, np.int32), ("",))
+    metrics = Evaluator(model, index, "mlp.post", EvalConfig(contexts=2, rows=64)).measure(perfect()).metrics
+    assert metrics["domains"] == {}
+
+
+def test_a_row_of_zeros_spoils_no_figure():
+    x = torch.cat([torch.zeros(2, D), torch.rand(3, D)])
+    found = measure_sparsity(perfect(), [(x, x)])
+    assert found.cosine == pytest.approx(3 / 5) and found.shrinkage == pytest.approx(3 / 5)
+
+
+def test_rare_domains_are_counted_together():
+    n = MOST + 5
+    tokens = np.zeros((n, 4), np.uint16)
+    starts = np.arange(n) * 4
+    index = TokenIndex(tokens, starts, np.arange(n, dtype=np.int32), tuple(f"d{i}" for i in range(n)))
+    names, domain = counted_domains(index, np.arange(n))
+    assert names == [f"d{i}" for i in range(MOST)] + [OTHERS]
+    assert domain[:, 0].tolist() == [min(i, MOST) for i in range(n)] and (domain == domain[:, :1]).all()

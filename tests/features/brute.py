@@ -84,11 +84,12 @@ def _check_neurons(d: Dense, f: np.ndarray, W: np.ndarray, row: dict, close: flo
     np.testing.assert_allclose(row["neuron_weights"], W[order], atol=close)
     np.testing.assert_allclose(row["neuron_cosines"], W[order] / np.linalg.norm(W), atol=close)
     np.testing.assert_allclose(row["neuron_l1_shares"], np.abs(W[order]) / np.abs(W).sum(), atol=close)
-    if not (f > 0).any():
+    if not (f[: d.plan.related_tokens] > 0).any():
         assert row["correlated_neuron_r"] is None
         return
     with np.errstate(invalid="ignore", divide="ignore"):
-        r = np.nan_to_num(np.corrcoef(np.column_stack([f, d.x.astype(np.float64)]).T)[0, 1:], nan=-1)
+        n = d.plan.related_tokens
+        r = np.nan_to_num(np.corrcoef(np.column_stack([f[:n], d.x[:n].astype(np.float64)]).T)[0, 1:], nan=-1)
     np.testing.assert_allclose(row["correlated_neuron_r"], np.sort(r)[::-1][:3], atol=close)
     np.testing.assert_allclose(row["correlated_neuron_r"], r[row["correlated_neuron_indices"]], atol=close)
 

@@ -1,14 +1,20 @@
 """The whole feature pass on a tiny sweep against a dense recomputation of every number; resuming; neurons; relations."""
 
+import shutil
+
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+import torch
 
 from monosem.config.job import FeaturesConfig
-from monosem.features import schema
+from monosem.features.ablate import ByContext
+from monosem.features.examples import Examples
+from monosem.features.merge import pick
 from monosem.features.state import State
+from monosem.features.tasks import run_task
 from monosem.stages.features import plan_pass, run_features
-from monosem.store.plain import unpack_json
+from monosem.store.plain import sha256, unpack_json
 from monosem.store.store import open_store
 from tests.conftest import run_cli
 from tests.features.brute import check_examples, check_feature, dense
@@ -73,3 +79,145 @@ def test_every_number_equals_a_dense_recomputation(swept):
             assert row["n_examples"] == len(by_feature.get(k, []))
             if k % 5 == 0:
                 check_examples(d, k, by_feature.get(k, []))
+
+
+@pytest.mark.parametrize("related", [1_500, 600])
+def test_relations_equal_correlations_of_dense_activations(swept, tmp_path, related):
+    shutil.copytree(swept, tmp_path / "store")
+    store = open_store(str(tmp_path / "store"))
+    wanted = config(related_tokens=related)
+    run_features(store, "tiny", wanted, 1, lambda line: None)
+    state = State(plan_pass(store, "tiny", wanted, 1), store)
+    n = state.plan.related_tokens
+    assert n == {1_500: 1472, 600: 512}[related]
+    rows = pq.read_table(tmp_path / "store/sweeps/tiny/features/related.parquet").to_pylist()
+    names = {s.name: i for i, s in enumerate(state.plan.subjects)}
+    dense_of = {name: dense(state, i) for name, i in names.items()}
+    for name, other in [("4x-relu", "1x-topk"), ("1x-relu", "4x-relu"), ("4x-topk", "4x-relu")]:
+        a, b = (dense_of[k].f[:n].astype(np.float64) for k in (name, other))
+        with np.errstate(invalid="ignore", divide="ignore"):
+            r = np.corrcoef(a.T, b.T)[: a.shape[1], a.shape[1] :]
+        W, V = (torch.nn.functional.normalize(state.sae(names[k]).W_dec.double(), dim=1) for k in (name, other))
+        cosine = (W @ V.T).numpy()
+        r = np.where((a.T @ b > 0) & np.isfinite(r) & (r > 0), r, -1)
+        for f in range(a.shape[1]):
+            mine = [x for x in rows if (x["run"], x["feature"], x["other_run"]) == (name, f, other)]
+            assert [x["rank"] for x in mine] == list(range(len(mine)))
+            by_r = [x for x in mine if x["r"] is not None]
+            np.testing.assert_allclose([x["r"] for x in by_r], [v for v in np.sort(r[f])[::-1][:3] if v > 0], atol=1e-5)
+            np.testing.assert_allclose([x["r"] for x in by_r], [r[f, x["other_feature"]] for x in by_r], atol=1e-5)
+            np.testing.assert_allclose([x["cosine"] for x in mine], [cosine[f, x["other_feature"]] for x in mine], atol=1e-5)
+            assert any(abs(x["cosine"] - cosine[f].max()) < 1e-5 for x in mine)
+
+
+class Killed(BaseException):
+    """Stands for the death of the process."""
+
+
+def published(store_path) -> dict[str, bytes]:
+    files = [*store_path.glob("sweeps/tiny/features/**/*"), *store_path.glob("sweeps/tiny/runs/*/features/*")]
+    return {str(f.relative_to(store_path)): f.read_bytes() for f in files if f.is_file()}
+
+
+def test_a_killed_pass_goes_on_to_the_same_bytes(swept, tmp_path, monkeypatch):
+    """Killed after every task in turn; and no task that was done is done again."""
+    for directory in [swept / "sweeps/tiny/features", *swept.glob("sweeps/tiny/runs/*/features")]:
+        assert directory.is_dir()
+    shutil.copytree(swept, tmp_path / "store", ignore=shutil.ignore_patterns("features"))
+    store, done = open_store(str(tmp_path / "store")), []
+
+    def one_task(state, phase, number):
+        files = {path: path.stat().st_mtime_ns for path in (tmp_path / "store").rglob("*") if path.is_file()}
+        run_task(state, phase, number)
+        assert all(path.stat().st_mtime_ns == at for path, at in files.items())
+        if (phase, number) not in done:
+            done.append((phase, number))
+            raise Killed
+
+    monkeypatch.setattr("monosem.stages.features.run_task", one_task)
+    for _ in range(100):
+        try:
+            run_features(store, "tiny", config(), 1, lambda line: None)
+            break
+        except Killed:
+            continue
+    assert len(done) == len(set(done)) >= 12 and {phase for phase, _ in done} == {"collect", "merge", "relate"}
+    assert published(tmp_path / "store") == published(swept)
+
+
+def test_what_is_finished_is_not_done_again(swept, monkeypatch):
+    def never(*_):
+        raise AssertionError("a task was run")
+
+    monkeypatch.setattr("monosem.stages.features.run_task", never)
+    lines = []
+    assert not run_features(open_store(str(swept)), "tiny", config(), 1, lines.append)
+    assert "finished" in lines[0]
+
+
+def test_contexts_run_again_give_the_same_effects(swept):
+    """Ablation by token and by whole contexts; the second way works at any hook point of any host."""
+    state = state_of(swept)
+    unit = state.plan.units(2)[0]
+    found = pick(state_entries(state, unit), unit.lo, state.plan.choice, state.plan.context_length)
+    few = np.flatnonzero(found.examples.feature % 7 == 0)
+    examples = Examples(*(getattr(found.examples, name)[few] for name in Examples.__annotations__))
+    W = state.sae(2).W_dec[unit.lo : unit.hi]
+    by_token = state.ablation(unit).effects(examples, found.entries, W)
+    by_context = ByContext(state.ablation(unit).host).effects(examples, found.entries, W)
+    assert len(few) > 100 and np.abs(by_token.loss).max() > 1e-4
+    np.testing.assert_allclose(by_context.loss, by_token.loss, atol=2e-6)
+    np.testing.assert_allclose(by_context.up_values, by_token.up_values, atol=2e-6)
+    np.testing.assert_allclose(by_context.down_values, by_token.down_values, atol=2e-6)
+
+
+def state_entries(state: State, unit):
+    from monosem.features.entries import active_entries
+
+    rows = torch.from_numpy(dense(state, unit.subject).x)
+    return active_entries(state.sae(unit.subject), rows).slice(unit.lo, unit.hi)
+
+
+@pytest.mark.parametrize(
+    "uri, overrides, said",
+    [
+        ("{store}/nothing", [], "no sweep 'nothing'"),
+        ("{store}/sweeps/tiny/runs/9x", [], "no run '9x'; it has 1x-relu"),
+        ("tiny", [], "write STORE/SWEEP"),
+        ("{store}/tiny", ["train.steps=3"], "only features.* and learner.threads"),
+        ("{store}/tiny", ["features.token=3"], "did you mean features.tokens?"),
+        ("{store}/tiny", ["features.compare=[/nowhere]"], "features.compare='/nowhere': no finished run there"),
+        ("{store}/tiny", ["features.side=left"], "must be one of train, heldout"),
+    ],
+)
+def test_mistakes_get_one_line(swept, capsys, uri, overrides, said):
+    assert run_cli("features", uri.format(store=swept), *overrides) == 2
+    message = capsys.readouterr().err
+    assert said in message and message.count("\n") == 1
+
+
+def test_data_view_lists_every_active_feature(swept):
+    state = state_of(swept)
+    for i, directory in places(state, swept):
+        d, rows = dense(state, i), pq.read_table(directory / "texts.parquet").to_pylist()
+        numbers = {int(context): n for n, context in enumerate(state.contexts)}
+        assert len(rows) == 4 * 20
+        for row in rows:
+            p = numbers[row["context"]] * 32 + row["position"]
+            on = np.flatnonzero(d.f[p] > 0)
+            assert row["token"] == d.tokens[p] and sorted(row["features"]) == on.tolist()
+            assert row["activations"] == sorted(row["activations"], reverse=True)
+            np.testing.assert_allclose(row["activations"], d.f[p][row["features"]], atol=1e-6)
+
+
+def test_vocab_and_manifests(swept):
+    state = state_of(swept)
+    vocab = pq.read_table(swept / "sweeps/tiny/features/vocab.parquet").to_pylist()
+    assert sum(row["count"] for row in vocab) == state.plan.tokens == 1472 and vocab[0]["text"] == "<|endoftext|>"
+    tokenizer = state.host(0).tokenizer
+    ids = tokenizer.encode("every bridge, caf\u00e9 \u0627").ids
+    assert "".join(vocab[t]["text"] for t in ids).replace("\\xc3\\xa9", "\u00e9").startswith("every bridge, caf\u00e9 ")
+    manifest = unpack_json((swept / "sweeps/tiny/runs/4x-relu/features/manifest.json").read_bytes(), "manifest")
+    assert manifest["tokens"] == 1472 and manifest["ablations"] == "exact" and manifest["domains"] == ["toy"]
+    for name, digest in manifest["files"].items():
+        assert sha256((swept / "sweeps/tiny/runs/4x-relu/features" / name).read_bytes()) == digest
