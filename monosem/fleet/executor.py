@@ -2,7 +2,7 @@
 
 from monosem.errors import InputError
 from monosem.fleet.cluster import connected, set_environment
-from monosem.fleet.policy import CPUS
+from monosem.fleet.policy import CPUS, in_waves
 from monosem.plan.cost import Mesh
 from monosem.stages.budget import Need, Shapes, memory_plan, object_store_bytes, shapes_of
 from monosem.stages.executor import Keeping, Report, Status, open_writers, tee_of
@@ -38,12 +38,6 @@ class RayExecutor:
 
             waves = in_waves(packs, room_for_groups(spec, bool(packs), keepers))
             return Supervisor(spec, waves, keeping, trains=bool(packs)).supervise(should_stop, report)
-
-
-def in_waves(packs: list, room: int) -> list[list]:
-    """Packs in groups of at most `room`, largest dictionaries first, so that what takes longest does not begin last."""
-    order = packs[::-1]
-    return [order[i : i + room] for i in range(0, len(order), room)] if packs else []
 
 
 def room_for_groups(spec: SweepSpec, trains: bool, keepers: int) -> int:

@@ -276,7 +276,7 @@ class Supervisor:
         statuses = dict(self.done) | {n: status for (n, i), status in answers.items() if i == 0}
         for n, group in self.groups.items():
             paces = [answers[n, i].step_s if (n, i) in answers else 0.0 for i in range(len(group.actors))]
-            for line in group.slow_ranks(paces):
+            for line in group.news(paces):
                 _say(line)
         for status in statuses.values():
             total.steps |= status.steps
