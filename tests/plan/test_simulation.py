@@ -80,7 +80,7 @@ def test_goodput_is_youngs_and_dalys(every_s):
     """Of many failures: useful time T costs (T/tau) (M exp(R/M)) (exp((tau + C)/M) - 1), Daly 2006, equation 13."""
     ranks, mtbf, commit, restart = 10, 6000.0, 2.0, 10.0
     setup = replace(
-        BASE, groups=(Group(1e-3, commit_s=commit, ranks=ranks),), rows=20_000_000, item_rows=1000, items_per_block=1,
+        BASE, groups=(Group(1e-3, commit_s=commit, ranks=ranks),), rows=20_000_000, item_rows=4000, items_per_block=1,
         item_s=0.001, mtbf_s=mtbf, checkpoint_every=int(every_s * 1000), restart_s=restart,
     )  # fmt: skip
     M = mtbf / ranks
