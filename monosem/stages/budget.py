@@ -14,7 +14,7 @@ from monosem.errors import InputError
 from monosem.evals.evaluate import batch_contexts
 from monosem.evals.sparsity import CHUNK_ELEMENTS
 from monosem.host.model import HostModel
-from monosem.plan.cost import Mesh
+from monosem.plan.cost import GroupShape
 from monosem.plan.memory import DENSE_AT_FIRST, RankMemory, rank_memory
 from monosem.rows.order import StreamOrder
 from monosem.stages.spec import RunSpec, SweepSpec
@@ -119,7 +119,7 @@ def shard_bytes(s: Shapes, windows: int = 2) -> int:
 
 
 def learner_bytes(
-    s: Shapes, runs: Sequence[RunSpec], pack_widths: int, mesh: Mesh = Mesh(), l0: float | None = None  # noqa: B008
+    s: Shapes, runs: Sequence[RunSpec], pack_widths: int, mesh: GroupShape = GroupShape(), l0: float | None = None  # noqa: B008
 ) -> int:
     """A rank's pack: all its dictionaries, what the largest step, checkpoint or evaluation adds, rows held.
 
@@ -137,7 +137,7 @@ def learner_bytes(
     return int(own * (1 + SCATTERED if l0 is None else 1)) + held + s.host_bytes
 
 
-def _rank_memory(s: Shapes, run: RunSpec, mesh: Mesh, l0: float | None) -> RankMemory:
+def _rank_memory(s: Shapes, run: RunSpec, mesh: GroupShape, l0: float | None) -> RankMemory:
     t = s.job.train
     anneals = t.k_start > t.sparse_share * run.sae.d_sae
     dense = run.sae.variant in DENSE_AT_FIRST or anneals or (l0 is None and run.sae.variant != "topk")
@@ -165,7 +165,7 @@ def stored_bytes(s: Shapes, windows: int) -> int:
 
 
 def memory_plan(
-    s: Shapes, packs: Sequence[Sequence[RunSpec]], inline: bool, keeps: bool, mesh: Mesh = Mesh(), l0: float = 32.0  # noqa: B008
+    s: Shapes, packs: Sequence[Sequence[RunSpec]], inline: bool, keeps: bool, mesh: GroupShape = GroupShape(), l0: float = 32.0  # noqa: B008
 ) -> list[Need]:
     """The processes of a sweep and the memory of each. `keeps`: rows are written to a dataset on the side."""
     stream = s.job.stream

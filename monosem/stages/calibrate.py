@@ -19,7 +19,7 @@ from monosem.config.job import TOP_K, SweepJob, TrainConfig
 from monosem.host.model import HostModel
 from monosem.learn.learner import Learner
 from monosem.memory import keep_freed_memory
-from monosem.plan.cost import Mesh, StepCost, step_cost
+from monosem.plan.cost import GroupShape, StepCost, step_cost
 from monosem.plan.devices import UNITS, Measured
 from monosem.sae.config import SaeConfig
 from monosem.sae.init import init_sae
@@ -157,7 +157,7 @@ def _measured_points(sae: SaeConfig, job: SweepJob, way: str, points: Sequence[t
         learner = made[features, k]
         _settle(learner, x[:SETTLED], k)
         times.append(_seconds(lambda learner=learner, x=x, y=y: learner.step(x, y)))
-        costs.append(step_cost(shape, rows, Mesh(), k, train.sparse_share))
+        costs.append(step_cost(shape, rows, GroupShape(), k, train.sparse_share))
         tick()
     return costs, times
 

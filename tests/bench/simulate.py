@@ -34,7 +34,7 @@ from monosem.config.load import load_job
 from monosem.learn.feed import rows_digest
 from monosem.learn.learner import Learner
 from monosem.memory import keep_freed_memory
-from monosem.plan.cost import Mesh, step_cost, wire_bytes
+from monosem.plan.cost import GroupShape, step_cost, wire_bytes
 from monosem.plan.devices import DATASHEET, Datasheet
 from monosem.plan.memory import CHECKPOINT
 from monosem.sae.config import SaeConfig
@@ -266,7 +266,7 @@ def at_scale(gpus: int, args: argparse.Namespace, minutes: float) -> Setup:
     device = DATASHEET[args.device]
     rates = Datasheet(device, args.efficiency)
     workers = max(1, gpus // 16)
-    mesh = Mesh(1, gpus - workers, 1)
+    mesh = GroupShape(1, gpus - workers, 1)
     sae = SaeConfig(d_in=WIDTH, d_sae=FEATURES * mesh.shards, variant="topk", k=ACTIVE)
     cost = step_cost(sae, ROWS, mesh, ACTIVE, 1 / 16)
     wire = wire_bytes(sae, ROWS, mesh).shards / (device.link if mesh.shards < 8 else device.network)
