@@ -57,7 +57,9 @@ def waves(groups: Sequence[Group], room: Room) -> list[list[Group]]:
 MOST_SHARDS = 4096
 
 
-def suggest(rank_bytes: Callable[[GroupShape], int], runs: tuple[str, ...], mesh: GroupShape, room: Room) -> GroupShape | None:
+def suggest(
+    rank_bytes: Callable[[GroupShape], int], runs: tuple[str, ...], mesh: GroupShape, room: Room
+) -> GroupShape | None:
     """The mesh of fewest ranks that fits: shards in powers of two, replicas (which part only the moments) no more than
     slots. None if there is none."""
     meshes = [

@@ -165,7 +165,12 @@ def stored_bytes(s: Shapes, windows: int) -> int:
 
 
 def memory_plan(
-    s: Shapes, packs: Sequence[Sequence[RunSpec]], inline: bool, keeps: bool, mesh: GroupShape = GroupShape(), l0: float = 32.0  # noqa: B008
+    s: Shapes,
+    packs: Sequence[Sequence[RunSpec]],
+    inline: bool,
+    keeps: bool,
+    mesh: GroupShape = GroupShape(),  # noqa: B008  (a frozen value)
+    l0: float = 32.0,
 ) -> list[Need]:
     """The processes of a sweep and the memory of each. `keeps`: rows are written to a dataset on the side."""
     stream = s.job.stream

@@ -172,7 +172,9 @@ def _room(planned: Planned, cluster: Cluster, wishes: Wishes) -> tuple[Room, lis
     return Room(cluster.gpus, memory - planned.host.bytes), rows, notes
 
 
-def _suggestion(planned: Planned, pack: list[RunSpec], room: Room, cluster: Cluster, wishes: Wishes) -> GroupShape | None:
+def _suggestion(
+    planned: Planned, pack: list[RunSpec], room: Room, cluster: Cluster, wishes: Wishes
+) -> GroupShape | None:
     def rank_bytes(mesh: GroupShape) -> int:
         return _rank_bytes(planned, pack, mesh, bool(cluster.kind), wishes)
 
