@@ -13,6 +13,9 @@ from pathlib import Path
 import pytest
 import torch
 
+if not torch.cuda.is_available():
+    os.environ["TRITON_INTERPRET"] = "1"  # read when triton is imported, which other things than our kernels do too
+
 from monosem.cli.main import main
 from monosem.host.stored import save_host
 from monosem.host.transformer import OneLayerTransformer, TransformerConfig

@@ -3,7 +3,7 @@
 from monosem.errors import InputError
 from monosem.fleet.cluster import connected, set_environment
 from monosem.fleet.policy import CPUS
-from monosem.plan.cost import Mesh
+from monosem.plan.cost import GroupShape
 from monosem.stages.budget import Need, Shapes, memory_plan, object_store_bytes, shapes_of
 from monosem.stages.executor import Keeping, Report, Status, open_writers, tee_of
 from monosem.stages.signals import stop_on_signal
@@ -13,14 +13,16 @@ from monosem.stages.spec import RunSpec, SweepSpec, pack_runs, seats
 class RayExecutor:
     """Runs a sweep on a Ray of its own (`address` None) or on the one at `address`."""
 
+    one_rank = False
+
     def __init__(self, address: str | None):
         self.address = address
         self.local = address is None
 
     def plan(self, shapes: Shapes, runs: tuple[RunSpec, ...], keeps: bool) -> list[Need]:
-        c = shapes.job.learner
-        mesh = Mesh(c.replicas, c.feature_shards, c.slots)
-        return memory_plan(shapes, pack_runs(runs, c.pack_parameters), inline=False, keeps=keeps, mesh=mesh)
+        learner = shapes.job.learner
+        packs, mesh = pack_runs(runs, learner.pack_parameters), GroupShape.of(learner)
+        return memory_plan(shapes, packs, inline=False, keeps=keeps, mesh=mesh)
 
     def execute(self, spec: SweepSpec, runs: list[RunSpec], report: Report) -> Status:
         packs = pack_runs(tuple(runs), spec.job.learner.pack_parameters)
@@ -36,14 +38,8 @@ class RayExecutor:
         with connected(self.address, object_store_bytes(shapes_of(spec))), stop_on_signal() as should_stop:
             from monosem.fleet.supervisor import Supervisor  # imports Ray, whose settings stand only now
 
-            waves = in_waves(packs, room_for_groups(spec, bool(packs), keepers))
-            return Supervisor(spec, waves, keeping, trains=bool(packs)).supervise(should_stop, report)
-
-
-def in_waves(packs: list, room: int) -> list[list]:
-    """Packs in groups of at most `room`, largest dictionaries first, so that what takes longest does not begin last."""
-    order = packs[::-1]
-    return [order[i : i + room] for i in range(0, len(order), room)] if packs else []
+            room = room_for_groups(spec, bool(packs), keepers)
+            return Supervisor(spec, packs, room, keeping).supervise(should_stop, report)
 
 
 def room_for_groups(spec: SweepSpec, trains: bool, keepers: int) -> int:

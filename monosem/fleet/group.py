@@ -1,17 +1,14 @@
 """The actors of one pack: a rank each, placed together, that live and die together."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import ray
 from ray.util.placement_group import placement_group, remove_placement_group
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from monosem.fleet.learners import LearnerActor
-from monosem.fleet.policy import CPUS
+from monosem.fleet.policy import CPUS, slow_ranks
 from monosem.stages.spec import RunSpec, SweepSpec, seats
-
-SLOW = 1.5
-"""A rank whose own work takes this many times the median of its group's is named."""
 
 
 class LearnerGroup:
@@ -36,28 +33,21 @@ class LearnerGroup:
         self.calls = [actor.work.remote(place) for actor in self.actors]
         self.told_slow: set[int] = set()
 
-    def tell(self, what: Callable) -> None:
-        """`what(actor)` of every rank."""
-        for actor in self.actors:
-            what(actor)
-
     def end(self) -> None:
         for actor in self.actors:
             ray.kill(actor)
         if self.bundles is not None:
             remove_placement_group(self.bundles)
 
-    def slow_ranks(self, step_s: Sequence[float]) -> list[str]:
-        """A line for each rank that has become slower than the others, once."""
-        known = sorted(s for s in step_s if s > 0)
-        if len(known) < max(2, len(self.actors)):
-            return []
-        median, lines = known[(len(known) - 1) // 2], []
-        for rank, seconds in enumerate(step_s):
-            if seconds > SLOW * median and rank not in self.told_slow:
+    def news(self, step_s: Sequence[float]) -> list[str]:
+        """A line for each rank that has become slow, once."""
+        lines = []
+        for rank, median in slow_ranks(step_s).items():
+            if rank not in self.told_slow:
                 self.told_slow.add(rank)
+                names = ", ".join(run.name for run in self.pack)
                 lines.append(
-                    f"learner of {', '.join(run.name for run in self.pack)}: rank {rank} of {len(self.actors)} slow: "
-                    f"{1000 * seconds:,.0f} ms of own work a step, the others {1000 * median:,.0f}"
+                    f"learner of {names}: rank {rank} of {len(self.actors)} is slow, "
+                    f"{1000 * step_s[rank]:,.0f} ms of own work a step, where {1000 * median:,.0f} is usual"
                 )
         return lines

@@ -1,15 +1,18 @@
-"""What to do when a learner process dies: a pure decision, no Ray.
+"""What to do when a learner process dies, whom to start when, and who is slow: pure decisions, no Ray.
 
 The death of a pack's process says nothing about which of its runs is to blame. It is restarted from the
 checkpoints; if it dies again and again, its runs are parted, so that one that kills its process cannot
 harm the others; one that still dies alone is given up.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum
 
 CPUS = {"worker": 0.2, "shard": 0.1, "learner": 0.5, "keeper": 0.1}
 """Shares asked of Ray's scheduler; real use is set by the threads of the job file."""
+SLOW = 1.5
+"""A rank whose own work takes this many times that of the median of its group is slow."""
 RESTARTS = 3
 """Deaths without progress (no new checkpoint in between) before runs are parted, or one is given up."""
 
@@ -37,3 +40,20 @@ def after_death(history: PackHistory, step: int, runs: int) -> tuple[Action, Pac
     if runs > 1:
         return Action.part, PackHistory(0, new.step)
     return Action.give_up, new
+
+
+def in_waves(packs: Sequence, room: int) -> list[list]:
+    """Packs in groups of at most `room`, largest dictionaries first, so that what takes longest does not begin last."""
+    order = list(packs)[::-1]
+    return [order[i : i + room] for i in range(0, len(order), room)] if packs else []
+
+
+def slow_ranks(step_s: Sequence[float]) -> dict[int, float]:
+    """Ranks that are slow, and the median they are measured by, from each rank's seconds of own work per step.
+
+    None while a rank has not told yet (0).
+    """
+    if len(step_s) < 2 or min(step_s) <= 0:
+        return {}
+    median = sorted(step_s)[(len(step_s) - 1) // 2]
+    return {rank: median for rank, seconds in enumerate(step_s) if seconds > SLOW * median}

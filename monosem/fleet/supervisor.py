@@ -14,7 +14,7 @@ from monosem.errors import IntegrityError, Interrupted, MonosemError
 from monosem.fleet.control import Control
 from monosem.fleet.group import LearnerGroup
 from monosem.fleet.learners import KeeperActor
-from monosem.fleet.policy import CPUS, Action, PackHistory, after_death
+from monosem.fleet.policy import CPUS, Action, PackHistory, after_death, in_waves
 from monosem.fleet.spilling import SpillWatch
 from monosem.fleet.workers import BufferShard, ModelWorker
 from monosem.stages import canary
@@ -35,15 +35,16 @@ STREAM_DEATHS = 5
 class Supervisor:
     """Workers and shards feed learner groups (one per pack) and keepers (one per hook point, if rows are kept).
 
-    waves   packs that train at the same time: those of one wave begin when the wave before has ended
+    packs   none if rows are only kept
+    room    how many groups there is room for at a time: the others go in waves, each when the one before has ended
     """
 
-    def __init__(self, spec: SweepSpec, waves: list[list[list[RunSpec]]], keeping: Keeping | None, trains: bool):
-        self.spec, self.keeping, self.waves = spec, keeping, waves
-        packs = waves[0] if waves else []
+    def __init__(self, spec: SweepSpec, packs: list[list[RunSpec]], room: int, keeping: Keeping | None):
+        self.spec, self.keeping, self.room, trains = spec, keeping, room, bool(packs)
+        self.waves = in_waves(packs, room)
         self.store = open_store(spec.job.store)
         self.canary_place = canary_place(spec, None if trains else keeping)
-        self.gpu_share = self._gpu_share(len(packs) * len(seats(spec.job)))
+        self.gpu_share = self._gpu_share(min(len(packs), room) * len(seats(spec.job)))
         self.incarnation = 0
         self.wanted_workers = 0
         self.workers: dict[int, object] = {}  # let in: they sang the stream's canary
@@ -227,8 +228,11 @@ class Supervisor:
             self._end_reader(number, {run.name: f"its process died again and again ({reason})" for run in pack})
             return
         self._end_reader(number, {})
-        for part in [pack] if action is Action.restart else [[run] for run in pack]:
+        parts = [pack] if action is Action.restart else [[run] for run in pack]
+        now = max(1, self.room - len(self.groups))
+        for part in parts[:now]:
             self._start_learner(part, history)
+        self.waves += in_waves(parts[now:], self.room)
 
     def _leave_for(self, number: int) -> None:
         """What is dead holds nothing back."""
@@ -276,7 +280,7 @@ class Supervisor:
         statuses = dict(self.done) | {n: status for (n, i), status in answers.items() if i == 0}
         for n, group in self.groups.items():
             paces = [answers[n, i].step_s if (n, i) in answers else 0.0 for i in range(len(group.actors))]
-            for line in group.slow_ranks(paces):
+            for line in group.news(paces):
                 _say(line)
         for status in statuses.values():
             total.steps |= status.steps

@@ -141,13 +141,13 @@ class Learner:
         """Raise Diverged, on all ranks, if a parameter is NaN or infinite on any."""
         bad = [name for name, t in self.sae.tensors().items() if not torch.isfinite(t).all()]
         if self.mesh.any(bool(bad)):
+            which = bad[0] if bad else "a parameter of another rank"
             raise Diverged(
-                f"{' '.join(bad[:1]) or 'a parameter'} has values that are not finite after step {self.steps_done}; "
-                "try a lower train.lr"
+                f"{which} has values that are not finite after step {self.steps_done}; try a lower train.lr"
             )
 
     def state(self) -> dict[str, Tensor]:
-        """This rank's share of a checkpoint, besides `steps_done`: what belongs to features [held()), and on the
+        """This rank's share of a checkpoint, besides `steps_done`: what belongs to the features of `held`, and on the
         leading rank everything that belongs to none."""
         tensors = {"last_fired": self.last_fired_F[slice(*self._shown)]}
         for name, t in self.sae.tensors().items():

@@ -17,7 +17,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from monosem.learn.pace import Pace, waiting
-from monosem.learn.wire import done, gathered, joined_bytes, parted_bytes, said_to_all
+from monosem.learn.wire import exchange, gathered, joined_bytes, parted_bytes, post, said_to_all
 from monosem.sae.part import Part
 from monosem.sae.sums import Sums
 from monosem.sae.tree import Node, combine, nodes, share
@@ -55,7 +55,7 @@ class SharedPart(Part):
     def __init__(self, of: int, count: int, index: int, group: dist.ProcessGroup):
         super().__init__(of)
         self.count, self.index, self.group = count, index, group
-        self.first, self.end = share(of, count, index)
+        self.first = share(of, count, index)[0]
 
     def add(self, t: Tensor) -> Tensor:
         t = t.contiguous()
@@ -149,7 +149,7 @@ class Mesh:
             return combine(slots, found)
         said = self._common(slots, list(found.values()))
         if self.ring:
-            matrices = combine_matrices(list(found.values()))
+            matrices = _added(list(found.values()))
             with waiting():
                 for t in matrices.values():
                     dist.all_reduce(t, group=self.replica_group)
@@ -239,24 +239,19 @@ class Mesh:
                 continue
             for sums in found.values():
                 for name, t in sums.matrices.items():
-                    _post(operations, dist.isend, t[slice(*cuts[k][name])], peers[k], self.replica_group)
+                    post(operations, dist.isend, t[slice(*cuts[k][name])], peers[k], self.replica_group)
             for node in self.nodes(slots, k):
                 said[node].matrices = {
                     n: self._room((k, node, n), _rows(cuts[seat.replica][n]), t) for n, t in sample.matrices.items()
                 }
                 for t in said[node].matrices.values():
-                    _post(operations, dist.irecv, t, peers[k], self.replica_group)
-        done(operations)
+                    post(operations, dist.irecv, t, peers[k], self.replica_group)
+        exchange(operations)
 
 
-def combine_matrices(parts: Sequence[Sums]) -> dict[str, Tensor]:
+def _added(parts: Sequence[Sums]) -> dict[str, Tensor]:
     """This rank's own sum, for all-reduce."""
     return {name: sum((p.matrices[name] for p in parts[1:]), t) for name, t in parts[0].matrices.items()}
-
-
-def _post(operations: list, what: Callable, t: Tensor, peer: int, group: dist.ProcessGroup) -> None:
-    if t.numel():
-        operations.append(dist.P2POp(what, t, peer, group))
 
 
 def _rows(cut: tuple[int, int]) -> int:

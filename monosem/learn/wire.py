@@ -1,6 +1,6 @@
 """Tensors between ranks: of different lengths, of several kinds in one message, rows into their places."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 import torch.distributed as dist
@@ -35,14 +35,18 @@ def said_to_all(places: Sequence[Sequence[Tensor]], group: dist.ProcessGroup) ->
     for of_ranks in places:
         for k, place in enumerate(of_ranks):
             if k != me:
-                if of_ranks[me].numel():
-                    operations.append(dist.P2POp(dist.isend, of_ranks[me], peers[k], group))
-                if place.numel():
-                    operations.append(dist.P2POp(dist.irecv, place, peers[k], group))
-    done(operations)
+                post(operations, dist.isend, of_ranks[me], peers[k], group)
+                post(operations, dist.irecv, place, peers[k], group)
+    exchange(operations)
 
 
-def done(operations: list[dist.P2POp]) -> None:
+def post(operations: list[dist.P2POp], what: Callable, t: Tensor, peer: int, group: dist.ProcessGroup) -> None:
+    """Another thing to be sent or received; nothing if there is nothing in it."""
+    if t.numel():
+        operations.append(dist.P2POp(what, t, peer, group))
+
+
+def exchange(operations: list[dist.P2POp]) -> None:
     """Start all of these at once, and return when they are done."""
     with waiting():
         for work in dist.batch_isend_irecv(operations) if operations else []:

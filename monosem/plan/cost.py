@@ -10,33 +10,40 @@ shard, n = b L0 / S its active entries.
     memory          28 B per parameter of the optimiser's (Adam reads four numbers and writes three), 4 B per gradient
                     written, 4 B per weight read, 2 written and 2 read if factors are rounded; the product once written
                     and once read; 4 B per number gathered at entries; 12 B per element of dense matrices
-    wire, replicas  gradients to their owners and parameters back: 2 (R-1)/R 4 B P_s out
+    wire, replicas  gradients to their owners, one for each subtree that the slots of a rank make up (T), and parameters
+                    back: (T+1) (R-1)/R 4 B P_s out; by all-reduce T is 1
     wire, shards    all-reduce of the reconstruction: 2 (S-1)/S 4 B b O
 
-A variant that needs a batch-wide statistic makes the encoder's product twice if there is more than one slot; gated
-decodes twice, and with `gate_decoder: shared` has two gradients of the decoder. AuxK and resampling are not counted:
-both depend on what dies.
+A variant that needs a batch-wide statistic makes the encoder's product twice if that is too large to keep between;
+gated decodes twice, and with `gate_decoder: shared` has two gradients of the decoder. AuxK and resampling are not
+counted: both depend on what dies.
 """
 
 import math
 from dataclasses import dataclass
 
-from monosem.config.job import TOP_K
+from monosem.config.job import TOP_K, LearnerConfig
 from monosem.sae.config import SaeConfig
 from monosem.sae.gradients import keeps_products
 from monosem.sae.model import FEATURE_AXIS
+from monosem.sae.tree import left_of, nodes, share
 
 FLOAT = 4
 BATCH_WIDE = ("batch_topk", "matryoshka")
 
 
 @dataclass(frozen=True)
-class Mesh:
-    """R replicas by S feature shards, a batch in Q slots."""
+class GroupShape:
+    """R replicas by S feature shards, a batch in Q slots; exchange as in `learner.exchange`."""
 
     replicas: int = 1
     shards: int = 1
     slots: int = 1
+    exchange: str = "tree"
+
+    @classmethod
+    def of(cls, learner: LearnerConfig) -> "GroupShape":
+        return cls(learner.replicas, learner.feature_shards, learner.slots, learner.exchange)
 
     @property
     def ranks(self) -> int:
@@ -46,6 +53,18 @@ class Mesh:
     def slots_of_rank(self) -> int:
         """Of the replica that has most."""
         return -(-self.slots // self.replicas)
+
+    @property
+    def subtrees(self) -> list[int]:
+        """Of each replica: how many sums it has for others. With all-reduce it adds its own first."""
+        if self.exchange == "ring":
+            return [1] * self.replicas
+        slots, R = self.slots, self.replicas
+        return [len(nodes(slots, *share(slots, R, r))) for r in range(R)]
+
+    def owned(self, parameters: int) -> int:
+        """Of so many parameters of a rank, those whose moments it keeps: with all-reduce every replica keeps all."""
+        return parameters if self.exchange == "ring" else -(-parameters // self.replicas)
 
     def rows(self, batch_size: int) -> int:
         """Rows of that replica."""
@@ -76,7 +95,7 @@ class StepCost:
     dense        FLOPs of all products of a dense step, the encoder's too
     elements     of matrices [b, f] that a dense step passes over
     parameters   P_s
-    owned        parameters whose moments are here, P_s / R
+    owned        parameters whose moments are here, P_s / R; by all-reduce P_s
     """
 
     way: str
@@ -116,7 +135,7 @@ def active_of(sae: SaeConfig, l0: float) -> float:
     return min(sae.k if sae.variant in TOP_K else l0, sae.d_sae)
 
 
-def step_cost(sae: SaeConfig, batch_size: int, mesh: Mesh, l0: float, share: float) -> StepCost:
+def step_cost(sae: SaeConfig, batch_size: int, mesh: GroupShape, l0: float, share: float) -> StepCost:
     """One settled step of one rank."""
     b, f, D, O = mesh.rows(batch_size), mesh.features(sae.d_sae), sae.d_in, sae.width_out  # noqa: E741
     encodes = 2 if sae.variant in BATCH_WIDE and not keeps_products(batch_size, f, mesh.slots) else 1
@@ -136,7 +155,7 @@ def step_cost(sae: SaeConfig, batch_size: int, mesh: Mesh, l0: float, share: flo
         dense=0 if sparse else dense,
         elements=b * f,
         parameters=P,
-        owned=-(-P // mesh.replicas),
+        owned=mesh.owned(P),
     )
 
 
@@ -148,27 +167,17 @@ class Wire:
     shards: float
 
 
-def wire_bytes(sae: SaeConfig, batch_size: int, mesh: Mesh) -> Wire:
+def wire_bytes(sae: SaeConfig, batch_size: int, mesh: GroupShape) -> Wire:
     R, S = mesh.replicas, mesh.shards
     return Wire(
-        replicas=2 * (R - 1) / R * FLOAT * mesh.parameters(sae),
+        replicas=(max(mesh.subtrees) + 1) * (R - 1) / R * FLOAT * mesh.parameters(sae),
         shards=2 * (S - 1) / S * FLOAT * mesh.rows(batch_size) * sae.width_out * len(sae.ends),
     )
-
-
-def subtrees(lo: int, hi: int, slots: int) -> int:
-    """How many whole subtrees of the fixed tree over `slots` the slots [lo, hi) are: that many gradients are sent."""
-    if lo >= slots or hi <= 0 or lo >= hi:
-        return 0
-    if lo <= 0 and hi >= slots:
-        return 1
-    half = 1 << (slots - 1).bit_length() - 1
-    return subtrees(max(lo, 0), min(hi, half), half) + subtrees(max(lo - half, 0), hi - half, slots - half)
 
 
 def gradients_alive(n: int) -> int:
     """Gradients that `sae.tree.tree_sum` holds at most while it adds those of n slots."""
     if n == 1:
         return 1
-    half = 1 << (n - 1).bit_length() - 1
+    half = left_of(n)
     return max(gradients_alive(half), 1 + gradients_alive(n - half), 3)

@@ -1,10 +1,11 @@
 """What memory a rank of a learner group holds: an estimate, part by part. The bound is `stages/budget.py`'s.
 
-Of one dictionary on one rank, P_s parameters (`cost.Mesh.parameters`), numbers fp32 but for the factors of products:
+Of one dictionary on one rank, P_s parameters (`cost.GroupShape.parameters`), fp32 but for the factors of products:
 
     parameters     4 B P_s
-    moments        8 B P_s / R: a rank keeps those of the parameters that it owns
-    gradients      4 B P_s, times what the fixed tree holds at a time (1 with a slot per rank)
+    moments        8 B P_s / R: a rank keeps those of the parameters that it owns (with all-reduce all, 8 B P_s)
+    gradients      4 B P_s, times what the fixed tree holds at a time (1 with a slot per rank), and room for the
+                   other replicas' sums of what it owns
     factors        2 B per weight that is rounded for a product: the encoder's, and with entries the decoder's
     work           of a dense step some matrices [rows of a slot, f]; of a sparse one a tile of the encoder's product
     clock          8 B per feature: when it last fired
@@ -17,14 +18,13 @@ happen at once, so the larger of them counts.
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from monosem.plan.cost import FLOAT, Mesh, gradients_alive, is_sparse
+from monosem.plan.cost import FLOAT, GroupShape, gradients_alive, is_sparse
 from monosem.sae.config import SaeConfig
 from monosem.sae.products import TILE_BYTES, TILE_ROWS
+from monosem.store.checkpoints import KEEP
 
 CHECKPOINT = 3 * FLOAT
 """Bytes per parameter of a checkpoint: the parameter and its two moments."""
-KEPT = 2
-"""Checkpoints of a run that stay (`store.checkpoints.KEEP`)."""
 DENSE_WORK = {"relu": 3, "topk": 5, "batch_topk": 7, "matryoshka": 8, "jumprelu": 7, "gated": 7}
 """fp32 matrices [rows of a slot, f] that a dense step of each variant holds at a time."""
 DENSE_AT_FIRST = ("relu", "jumprelu", "gated")
@@ -62,19 +62,19 @@ class RankMemory:
 
 
 def rank_memory(
-    sae: SaeConfig, batch_size: int, mesh: Mesh, precision: str, share: float, starts_dense: bool, l0: float
+    sae: SaeConfig, batch_size: int, mesh: GroupShape, precision: str, share: float, starts_dense: bool, l0: float
 ) -> RankMemory:
     """starts_dense: before a dictionary is sparse its steps are dense, and so is their memory."""
     P, f = mesh.parameters(sae), mesh.features(sae.d_sae)
     slot = batch_size // mesh.slots
-    owned = -(-P // mesh.replicas)
+    owned = mesh.owned(P)
     rounded = 2 if precision == "bf16" else 0
     sparse = is_sparse(sae, l0, share)
     weights = (sae.d_in + sae.width_out) * f
     return RankMemory(
         parameters=FLOAT * P,
         moments=2 * FLOAT * owned,
-        gradients=FLOAT * P * gradients_alive(mesh.slots_of_rank),
+        gradients=FLOAT * (P * gradients_alive(mesh.slots_of_rank) + rooms(mesh, owned)),
         factors=rounded * weights,
         work=max(
             dense_work(sae, slot, f) if starts_dense or not sparse else 0,
@@ -84,6 +84,11 @@ def rank_memory(
         packed=CHECKPOINT * owned + 8 * f,
         checkpoint=2 * (CHECKPOINT * owned + 8 * f) + CHECKPOINT * sae.d_in * f * owned // P,
     )
+
+
+def rooms(mesh: GroupShape, owned: int) -> int:
+    """Numbers that come from the other replicas at a time: their sums of what this rank owns."""
+    return (sum(mesh.subtrees) - min(mesh.subtrees)) * owned if mesh.exchange == "tree" else 0
 
 
 def dense_work(sae: SaeConfig, slot: int, f: int) -> int:
@@ -103,4 +108,4 @@ def storage_bytes(runs: Sequence[SaeConfig]) -> dict[str, int]:
     P = sum(run.n_parameters for run in runs)
     F = sum(run.d_sae for run in runs)
     one = CHECKPOINT * P + 8 * F
-    return {"checkpoint": one, "kept": (KEPT + 1) * one, "finished": FLOAT * (P + F)}
+    return {"checkpoint": one, "kept": (KEEP + 1) * one, "finished": FLOAT * (P + F)}

@@ -8,7 +8,7 @@ the stream to itself.
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-from monosem.plan.cost import Mesh
+from monosem.plan.cost import GroupShape
 
 
 @dataclass(frozen=True)
@@ -16,7 +16,7 @@ class Group:
     """The learner group of a pack of runs. rank_bytes: of one rank, on its device or in its node's memory."""
 
     runs: tuple[str, ...]
-    mesh: Mesh
+    mesh: GroupShape
     rank_bytes: int
 
 
@@ -57,11 +57,13 @@ def waves(groups: Sequence[Group], room: Room) -> list[list[Group]]:
 MOST_SHARDS = 4096
 
 
-def suggest(rank_bytes: Callable[[Mesh], int], runs: tuple[str, ...], mesh: Mesh, room: Room) -> Mesh | None:
+def suggest(
+    rank_bytes: Callable[[GroupShape], int], runs: tuple[str, ...], mesh: GroupShape, room: Room
+) -> GroupShape | None:
     """The mesh of fewest ranks that fits: shards in powers of two, replicas (which part only the moments) no more than
     slots. None if there is none."""
     meshes = [
-        Mesh(R, 1 << n, mesh.slots)
+        GroupShape(R, 1 << n, mesh.slots)
         for n in range(MOST_SHARDS.bit_length())
         for R in {1, mesh.replicas, *(1 << m for m in range(mesh.slots.bit_length()))}
         if mesh.slots >= R

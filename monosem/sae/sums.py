@@ -54,7 +54,7 @@ class Sums:
 
 @dataclass
 class Result:
-    """A batch's gradients by parameter, those of W_dec and W_enc for features [first, end) only, and its figures."""
+    """A batch's gradients by parameter, those of W_dec and W_enc for `Constant.own` only, and its figures."""
 
     gradients: dict[str, Tensor]
     fired_F: Tensor

@@ -14,7 +14,7 @@ from monosem.errors import InputError
 from monosem.evals.evaluate import batch_contexts
 from monosem.evals.sparsity import CHUNK_ELEMENTS
 from monosem.host.model import HostModel
-from monosem.plan.cost import Mesh
+from monosem.plan.cost import GroupShape
 from monosem.plan.memory import DENSE_AT_FIRST, RankMemory, rank_memory
 from monosem.rows.order import StreamOrder
 from monosem.stages.spec import RunSpec, SweepSpec
@@ -23,12 +23,16 @@ from monosem.stream.fill import TOGETHER
 MIB, GIB = 2**20, 2**30
 BASE = {"inline": 520 * MIB, "driver": 480 * MIB, "actor": 330 * MIB, "ray": 470 * MIB}
 """Libraries loaded and nothing done: the one process of --inline, the driver, an actor, Ray's own processes."""
+EXPECTED = {"driver": 370 * MIB, "ray": 400 * MIB}
+"""Of the bases, those that leave room for what a run seldom needs: what they were found to be."""
+STORE_KNOBS, SHARD_KNOBS = "stream.ahead_rows, stream.shuffle_rows", "stream.shuffle_rows"
 LEARNER_KNOBS = "sae.expansion_factor, train.batch_size, learner.slots"
 FLOAT = 4
 SCATTERED = 1 / 8
 """Of a learner's memory, what the C library may hold beside it: freed, but too scattered to be of use again."""
 MMAPPED = 1 << 30
-"""Blocks of this size are not taken from freed memory (`memory.keep_freed_memory`)."""
+"""Blocks of this size are not taken from freed memory, and go back when they are freed (`memory.keep_freed_memory`):
+the two of a large checkpoint come on top of what steps and smaller checkpoints have left behind."""
 LEAST_STORE = 96 * MIB
 """Ray takes no object store below 75 MiB."""
 
@@ -109,13 +113,13 @@ def shared_bytes(s: Shapes) -> int:
     return rows * sum(s.widths.values()) * FLOAT + s.segment_bytes
 
 
-def shard_bytes(s: Shapes) -> int:
-    """A shard's share of what waits, in two windows, and items on their way."""
-    return 2 * waiting_bytes(s) // s.job.stream.shards + 2 * s.item_bytes
+def shard_bytes(s: Shapes, windows: int = 2) -> int:
+    """A shard's share of what waits, in each window, and items on their way. One window while nobody falls behind."""
+    return windows * waiting_bytes(s) // s.job.stream.shards + 2 * s.item_bytes
 
 
 def learner_bytes(
-    s: Shapes, runs: Sequence[RunSpec], pack_widths: int, mesh: Mesh = Mesh(), l0: float | None = None  # noqa: B008
+    s: Shapes, runs: Sequence[RunSpec], pack_widths: int, mesh: GroupShape = GroupShape(), l0: float | None = None  # noqa: B008
 ) -> int:
     """A rank's pack: all its dictionaries, what the largest step, checkpoint or evaluation adds, rows held.
 
@@ -123,18 +127,17 @@ def learner_bytes(
     """
     train = s.job.train
     memories = [_rank_memory(s, run, mesh, l0) for run in runs]
-    step = max(m.step for m in memories)
-    packed = max(m.checkpoint for m in memories)
-    if max(m.packed for m in memories) >= MMAPPED:  # the two large blocks of a checkpoint come on top
-        packed += max(0, step - max(m.checkpoint - 2 * m.packed for m in memories))
-    own = sum(m.held for m in memories) + max(step, packed, evaluation_bytes(s, runs) // mesh.shards)
+    mapped = [2 * m.packed if m.packed >= MMAPPED else 0 for m in memories]
+    heap = max(max(m.step, m.checkpoint - large) for m, large in zip(memories, mapped, strict=True))
+    passing = max(heap + max(mapped), evaluation_bytes(s, runs) // mesh.shards)
+    own = sum(m.held for m in memories) + passing
     rows = train.resample_rows if train.resample_steps else 0
     held = (rows + train.init_rows + 4 * train.batch_size) * pack_widths * FLOAT
     held += 2 * s.order.segment_rows * pack_widths * FLOAT
     return int(own * (1 + SCATTERED if l0 is None else 1)) + held + s.host_bytes
 
 
-def _rank_memory(s: Shapes, run: RunSpec, mesh: Mesh, l0: float | None) -> RankMemory:
+def _rank_memory(s: Shapes, run: RunSpec, mesh: GroupShape, l0: float | None) -> RankMemory:
     t = s.job.train
     anneals = t.k_start > t.sparse_share * run.sae.d_sae
     dense = run.sae.variant in DENSE_AT_FIRST or anneals or (l0 is None and run.sae.variant != "topk")
@@ -151,13 +154,23 @@ def evaluation_bytes(s: Shapes, runs: Sequence[RunSpec]) -> int:
 
 
 def object_store_bytes(s: Shapes) -> int:
-    """What the stream keeps in Ray's object store: parts of two windows, and items on their way."""
+    """The size of Ray's object store: what the stream keeps there, with two windows."""
+    return stored_bytes(s, 2) + LEAST_STORE
+
+
+def stored_bytes(s: Shapes, windows: int) -> int:
+    """Parts of the windows, and items on their way."""
     items = 4 * s.job.stream.workers * s.job.stream.shards * s.item_bytes
-    return 2 * (s.ahead + 3) * s.segment_bytes + items + LEAST_STORE
+    return windows * (s.ahead + 3) * s.segment_bytes + items
 
 
 def memory_plan(
-    s: Shapes, packs: Sequence[Sequence[RunSpec]], inline: bool, keeps: bool, mesh: Mesh = Mesh(), l0: float = 32.0  # noqa: B008
+    s: Shapes,
+    packs: Sequence[Sequence[RunSpec]],
+    inline: bool,
+    keeps: bool,
+    mesh: GroupShape = GroupShape(),  # noqa: B008  (a frozen value)
+    l0: float = 32.0,
 ) -> list[Need]:
     """The processes of a sweep and the memory of each. `keeps`: rows are written to a dataset on the side."""
     stream = s.job.stream
@@ -167,12 +180,16 @@ def memory_plan(
         runs = [run for pack in packs for run in pack]
         knobs = f"{LEARNER_KNOBS}, stream.shuffle_rows" if runs else "stream.shuffle_rows"
         return [Need("this process", 1, inline_bytes(s, runs, file), knobs, inline_bytes(s, runs, file, l0))]
-    needs = [_same("driver", 1, BASE["driver"], ""), _same("Ray's own processes", 1, BASE["ray"], "")]
+    needs = [
+        Need("driver", 1, BASE["driver"], "", EXPECTED["driver"]),
+        Need("Ray's own processes", 1, BASE["ray"], "", EXPECTED["ray"]),
+    ]
     if live:
+        shard = BASE["actor"] + shard_bytes(s)
         needs += [
-            _same("object store", 1, object_store_bytes(s), "stream.ahead_rows, stream.shuffle_rows"),
+            Need("object store", 1, object_store_bytes(s), STORE_KNOBS, stored_bytes(s, 1)),
             _same("model worker", stream.workers, BASE["actor"] + s.host_bytes + forward_bytes(s), "stream.workers"),
-            _same("buffer shard", stream.shards, BASE["actor"] + shard_bytes(s), "stream.shuffle_rows"),
+            Need("buffer shard", stream.shards, shard, SHARD_KNOBS, BASE["actor"] + shard_bytes(s, 1)),
         ]
     for pack in packs:
         width = sum(s.widths[name] for name in pack[0].reads)

@@ -19,7 +19,7 @@ from monosem.config.job import TOP_K, SweepJob, TrainConfig
 from monosem.host.model import HostModel
 from monosem.learn.learner import Learner
 from monosem.memory import keep_freed_memory
-from monosem.plan.cost import Mesh, StepCost, step_cost
+from monosem.plan.cost import GroupShape, StepCost, step_cost
 from monosem.plan.devices import UNITS, Measured
 from monosem.sae.config import SaeConfig
 from monosem.sae.init import init_sae
@@ -34,6 +34,8 @@ DENSE = ((512, 4), (2048, 4), (512, 16), (2048, 16))
 MOST_ROWS, MOST_WIDTH = 4096, 4096
 TURNS = 4
 """Times that each point is measured; the first does not count, medians do."""
+PROBE_PARAMETERS = 1 << 26
+"""Of the dictionary whose checkpoint is timed: 805 MB."""
 SETTLED = 256
 """Rows that decide where a dictionary's biases are put, so that as many features are active as wanted."""
 
@@ -77,7 +79,7 @@ def measure(job: SweepJob, saes: Sequence[SaeConfig], host: HostModel | None, st
                 fitted, misfit = fit(costs, times, way)
                 seconds[f"{sae.variant} {job.train.precision} {way}"] = fitted
                 worst = max(worst, misfit)
-        learner = Learner(replace(shapes[0], d_sae=8192, k=16), job.train)
+        learner = Learner(_probe(saes), job.train)
         commit = _commit_rate(learner, store)
         tick()
         evaluate, draw = _evaluate_rate(learner), _draw_rate(learner.config)
@@ -85,6 +87,13 @@ def measure(job: SweepJob, saes: Sequence[SaeConfig], host: HostModel | None, st
     item_s = _item_s(job, host) if host else 0.0
     tick()
     return Measured(machine_name(), job.learner.threads, seconds, item_s, commit, evaluate, draw, worst)
+
+
+def _probe(saes: Sequence[SaeConfig]) -> SaeConfig:
+    """A dictionary as large as the largest, but not above PROBE_PARAMETERS: what is written at once sets the rate."""
+    sae = max(saes, key=lambda sae: sae.n_parameters)
+    most = PROBE_PARAMETERS // (sae.d_in + sae.width_out)
+    return replace(sae, d_sae=min(sae.d_sae, max(most, sae.k)), aux_coefficient=0.0)
 
 
 def fit(costs: Sequence[StepCost], times: Sequence[float], way: str) -> tuple[dict[str, float], float]:
@@ -148,7 +157,7 @@ def _measured_points(sae: SaeConfig, job: SweepJob, way: str, points: Sequence[t
         learner = made[features, k]
         _settle(learner, x[:SETTLED], k)
         times.append(_seconds(lambda learner=learner, x=x, y=y: learner.step(x, y)))
-        costs.append(step_cost(shape, rows, Mesh(), k, train.sparse_share))
+        costs.append(step_cost(shape, rows, GroupShape(), k, train.sparse_share))
         tick()
     return costs, times
 

@@ -50,9 +50,14 @@ Report = Callable[[Status], None]
 
 
 class Executor(Protocol):
-    """Both raise Interrupted on SIGINT or SIGTERM, after checkpoints and whole files."""
+    """Both raise Interrupted on SIGINT or SIGTERM, after checkpoints and whole files.
+
+    local     its processes are on this machine
+    one_rank  it trains on one rank, whatever `learner.replicas` says
+    """
 
     local: bool
+    one_rank: bool
 
     def plan(self, shapes: Shapes, runs: tuple[RunSpec, ...], keeps: bool) -> list[Need]:
         """The memory that it will take, process by process."""
@@ -91,14 +96,13 @@ def tee_of(spec: SweepSpec) -> Keeping | None:
 class InlineExecutor:
     """All runs in this process, one after the other on every batch."""
 
-    local = True
+    local = one_rank = True
 
     def plan(self, shapes: Shapes, runs: tuple[RunSpec, ...], keeps: bool) -> list[Need]:
-        parts = shapes.job.learner.feature_shards
-        if parts > 1:
-            raise InputError(
-                f"learner.feature_shards={parts}: --inline is one process; leave --inline out, or set it to 1"
-            )
+        c = shapes.job.learner
+        for name, n in (("feature_shards", c.feature_shards), ("replicas", c.replicas if c.exchange == "ring" else 1)):
+            if n > 1:
+                raise InputError(f"learner.{name}={n}: --inline is one process; leave --inline out, or set it to 1")
         return memory_plan(shapes, [runs] if runs else [], inline=True, keeps=keeps)
 
     def execute(self, spec: SweepSpec, runs: list[RunSpec], report: Report) -> Status:

@@ -11,7 +11,7 @@ from monosem.errors import InputError
 from monosem.host.model import HostModel
 from monosem.host.stored import load_host, resolve_hook_points
 from monosem.plan.cluster import Cluster
-from monosem.plan.cost import FLOAT, Mesh, active_of, is_sparse, step_cost, wire_bytes
+from monosem.plan.cost import FLOAT, GroupShape, active_of, is_sparse, step_cost, wire_bytes
 from monosem.plan.devices import ASSUMED_EFFICIENCY, DATASHEET, Datasheet, Measured
 from monosem.plan.hosts import HostShape, forward_flops, from_outline
 from monosem.plan.memory import CHECKPOINT, DENSE_AT_FIRST, RankMemory, rank_memory, storage_bytes
@@ -44,7 +44,7 @@ class Planned:
     shapes: Shapes
     runs: tuple[RunSpec, ...]
     packs: list[list[RunSpec]]
-    mesh: Mesh
+    mesh: GroupShape
 
 
 def outline_job(job: SweepJob, inline: bool = False) -> Planned:
@@ -57,7 +57,7 @@ def outline_job(job: SweepJob, inline: bool = False) -> Planned:
             raise InputError(f"learner.feature_shards={job.learner.feature_shards}: run {run.name} has {run.sae.d_sae}")
     shapes = Shapes(job, order_of(job, 2**40), host.widths, host.bytes, host.vocab_size)
     packs = [list(runs)] if inline else pack_runs(runs, job.learner.pack_parameters)
-    mesh = Mesh(job.learner.replicas, job.learner.feature_shards, job.learner.slots)
+    mesh = GroupShape.of(job.learner)
     return Planned(job, host, model, shapes, runs, packs, mesh)
 
 
@@ -127,12 +127,12 @@ def make_plan(planned: Planned, cluster: Cluster, rates: Datasheet | Measured, w
     }
 
 
-def _group(planned: Planned, pack: list[RunSpec], mesh: Mesh, on_device: bool, wishes: Wishes) -> Group:
+def _group(planned: Planned, pack: list[RunSpec], mesh: GroupShape, on_device: bool, wishes: Wishes) -> Group:
     """A pack's group; its rank's bytes are an upper bound, on the device or of the process."""
     return Group(tuple(run.name for run in pack), mesh, _rank_bytes(planned, pack, mesh, on_device, wishes))
 
 
-def _rank_bytes(planned: Planned, pack: list[RunSpec], mesh: Mesh, on_device: bool, wishes: Wishes) -> int:
+def _rank_bytes(planned: Planned, pack: list[RunSpec], mesh: GroupShape, on_device: bool, wishes: Wishes) -> int:
     s, width = planned.shapes, sum(planned.shapes.widths[n] for n in pack[0].reads)
     if wishes.inline:
         return inline_bytes(s, pack, 0)
@@ -143,7 +143,7 @@ def _rank_bytes(planned: Planned, pack: list[RunSpec], mesh: Mesh, on_device: bo
     return sum(m.held for m in memories) + max(m.step for m in memories) + rows
 
 
-def _memory(planned: Planned, run: RunSpec, mesh: Mesh, wishes: Wishes) -> RankMemory:
+def _memory(planned: Planned, run: RunSpec, mesh: GroupShape, wishes: Wishes) -> RankMemory:
     train = planned.job.train
     dense = run.sae.variant in DENSE_AT_FIRST
     return rank_memory(run.sae, train.batch_size, mesh, train.precision, train.sparse_share, dense, wishes.l0)
@@ -172,8 +172,10 @@ def _room(planned: Planned, cluster: Cluster, wishes: Wishes) -> tuple[Room, lis
     return Room(cluster.gpus, memory - planned.host.bytes), rows, notes
 
 
-def _suggestion(planned: Planned, pack: list[RunSpec], room: Room, cluster: Cluster, wishes: Wishes) -> Mesh | None:
-    def rank_bytes(mesh: Mesh) -> int:
+def _suggestion(
+    planned: Planned, pack: list[RunSpec], room: Room, cluster: Cluster, wishes: Wishes
+) -> GroupShape | None:
+    def rank_bytes(mesh: GroupShape) -> int:
         return _rank_bytes(planned, pack, mesh, bool(cluster.kind), wishes)
 
     return suggest(rank_bytes, tuple(run.name for run in pack), planned.mesh, room)
@@ -223,7 +225,7 @@ def _once_s(planned: Planned, pack: list[RunSpec], rates: Datasheet | Measured) 
     return found
 
 
-def _run_row(planned: Planned, run: RunSpec, group: Group, pace: Pace, wave: int | None, other: Mesh | None,
+def _run_row(planned: Planned, run: RunSpec, group: Group, pace: Pace, wave: int | None, other: GroupShape | None,
              wishes: Wishes) -> dict:  # fmt: skip
     job, mesh = planned.job, planned.mesh
     memory = _memory(planned, run, mesh, wishes)

@@ -26,8 +26,9 @@ FREE = {
     "train": ("checkpoint_every",),
     "learner": ("pack_parameters", "replicas", "feature_shards"),
 }
-"""Fields that may change when a sweep is run again: results do not depend on them, or only through a digest
-that stands in their place (of the host, of the corpus)."""
+"""Fields that may change when a sweep is run again: results do not depend on them, or only through a digest that stands
+in their place (of the host, of the corpus). Two are between: `feature_shards` changes the last bits, and monosem.json
+names all that a run had; `replicas` is fixed where the exchange is all-reduce (`identity`)."""
 
 
 @dataclass(frozen=True)
@@ -173,6 +174,8 @@ def identity(spec: SweepSpec) -> dict:
         else:
             for name in names:
                 del job[section][name]
+    if spec.job.learner.exchange == "ring":
+        job["learner"]["replicas"] = spec.job.learner.replicas
     job["host"] |= {"digest": spec.host_digest, "hook_point": list(spec.hook_points)}
     job["sae"]["target"] = spec.runs[0].target
     job["corpus"]["digest"] = spec.corpus_digest

@@ -29,6 +29,8 @@ def run_sweep(job: SweepJob, executor: Executor, say: Callable[[str], None]) -> 
     _announce(spec, open_runs, say)
     if open_runs and memory.line:
         say(memory.line)
+    if open_runs and executor.one_rank and job.learner.replicas > 1:
+        say(f"note: one process trains on one rank, not {job.learner.replicas}; the result is the same")
     errors: dict[str, str] = {}
     if open_runs:
         errors = _train(spec, open_runs, executor).errors

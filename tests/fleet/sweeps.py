@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from pathlib import Path
 
 from monosem.stages.listing import all_rows
 from monosem.store.plain import unpack_json
@@ -14,6 +15,17 @@ def start(nodes: Nodes, verb: str, *arguments: object, **environment: str) -> su
     return subprocess.Popen(
         command, env=nodes.environment | environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     )
+
+
+def start_here(job: Path, *arguments: object) -> subprocess.Popen:
+    """On a Ray of its own."""
+    command = [sys.executable, "-m", "monosem", "sweep", str(job), *map(str, arguments)]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+
+
+def newest_checkpoint(store: Path) -> int:
+    """The step of the run that is furthest. (Only two checkpoints of each run stay, so their number tells little.)"""
+    return max((int(record.stem) for record in store.rglob("checkpoints/log/*.json")), default=0)
 
 
 def finish(process: subprocess.Popen) -> str:

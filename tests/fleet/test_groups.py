@@ -1,8 +1,5 @@
 """Learner groups on a real Ray: the inline run's bits on any number of replicas, whichever rank dies."""
 
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 
@@ -12,6 +9,7 @@ from tests.conftest import digests, run_cli
 from tests.fleet import sweeps
 from tests.fleet.nodes import two_nodes
 from tests.fleet.processes import kill_one, kill_tree, wait_until
+from tests.fleet.sweeps import newest_checkpoint, start_here
 
 SLOTS = ("learner.slots=4", "train.steps=300", "train.resample_steps=[60,120]", "train.checkpoint_every=20")
 
@@ -22,20 +20,11 @@ def inline_digests(tiny_job, tmp_path) -> dict[str, str]:
     return digests(tmp_path / "inline")
 
 
-def start(job: Path, *more: object) -> subprocess.Popen:
-    command = [sys.executable, "-m", "monosem", "sweep", str(job), *SLOTS, *map(str, more)]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-
-
-def step(store: Path) -> int:
-    return max((int(p.stem) for p in store.rglob("checkpoints/log/*.json")), default=0)
-
-
 def test_replicas_leave_no_trace_though_a_rank_dies(tiny_job, tmp_path, inline_digests):
     store = tmp_path / "store"
-    process = start(tiny_job, f"store={store}", "learner.replicas=2")
+    process = start_here(tiny_job, *SLOTS, f"store={store}", "learner.replicas=2")
     try:
-        wait_until(lambda: step(store) >= 40)
+        wait_until(lambda: newest_checkpoint(store) >= 40)
         kill_one(process.pid, "ray::LearnerActor")
         out, _ = process.communicate(timeout=240)
     finally:
@@ -48,9 +37,9 @@ def test_replicas_leave_no_trace_though_a_rank_dies(tiny_job, tmp_path, inline_d
 def test_parts_follow_the_inline_run(tiny_job, tmp_path, inline_digests):
     """In two parts the bits are others, the result is not; stopped, and gone on with as one part."""
     store = tmp_path / "store"
-    process = start(tiny_job, f"store={store}", "learner.feature_shards=2")
+    process = start_here(tiny_job, *SLOTS, f"store={store}", "learner.feature_shards=2")
     try:
-        wait_until(lambda: step(store) >= 100)
+        wait_until(lambda: newest_checkpoint(store) >= 100)
     finally:
         process.terminate()
     out, _ = process.communicate(timeout=240)
@@ -79,7 +68,7 @@ def test_ranks_on_two_nodes_and_one_node_lost(tiny_job, tmp_path, inline_digests
     with two_nodes() as nodes:
         more = ("learner.replicas=3", "stream.workers=2", "stream.shards=2")
         process = sweeps.start(nodes, "sweep", tiny_job, *SLOTS, f"store={store}", *more)
-        wait_until(lambda: step(store) >= 40, seconds=240)
+        wait_until(lambda: newest_checkpoint(store) >= 40, seconds=240)
         nodes.kill(1)
         sweeps.finish(process)
     assert digests(store) == inline_digests

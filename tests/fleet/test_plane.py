@@ -2,7 +2,6 @@
 
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
@@ -10,7 +9,7 @@ from monosem.store.plain import unpack_json
 from tests.conftest import run_cli
 from tests.fleet.nodes import two_nodes
 from tests.fleet.processes import held, wait_until
-from tests.fleet.sweeps import finish, records, start
+from tests.fleet.sweeps import finish, newest_checkpoint, records, start
 
 LONG = ("train.steps=300", "train.resample_steps=[60,120]", "train.checkpoint_every=20")
 HOOKS = "host.hook_point=[mlp.post,resid_mid]"
@@ -79,11 +78,6 @@ def test_workers_added_and_taken_away_while_it_runs(nodes, job, tmp_path):
     assert "3 model workers asked for, 1 there" in out
     assert records(store) == records(tmp_path / "inline")
     assert run_cli("scale", f"{store}/tiny", "--workers", 2) == 2  # it has ended
-
-
-def newest_checkpoint(store: Path) -> int:
-    """The step of the run that is furthest. (Only two checkpoints of each run stay, so their number tells little.)"""
-    return max((int(record.stem) for record in store.rglob("checkpoints/log/*.json")), default=0)
 
 
 def test_every_variant_has_its_bits_on_the_cluster(nodes, job, tmp_path):

@@ -2,13 +2,13 @@
 
 import os
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 from tests.conftest import digests, run_cli
 from tests.fleet.processes import kill_one, kill_tree, wait_until
+from tests.fleet.sweeps import newest_checkpoint, start_here
 
 LONG = ("train.steps=500", "train.resample_steps=[60,120]", "train.checkpoint_every=20")
 
@@ -20,13 +20,7 @@ def inline_digests(tiny_job, tmp_path) -> dict[str, str]:
 
 
 def start(job: Path, *more: object) -> subprocess.Popen:
-    command = [sys.executable, "-m", "monosem", "sweep", str(job), *LONG, *map(str, more)]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-
-
-def checkpoints(store: Path) -> int:
-    """The newest checkpoint of any run in the store."""
-    return max((int(p.stem) for p in store.rglob("checkpoints/log/*.json")), default=0)
+    return start_here(job, *LONG, *more)
 
 
 @pytest.mark.parametrize("pack", ["learner.pack_parameters=0", "learner.pack_parameters=1000000"])
@@ -43,8 +37,8 @@ def test_deaths_of_a_worker_a_shard_and_a_learner_leave_no_trace(tiny_job, tmp_p
     process = start(tiny_job, f"store={store}", "stream.workers=2", "stream.shards=2", "learner.pack_parameters=0")
     try:
         for name in ("ModelWorker", "BufferShard", "LearnerActor"):
-            step = checkpoints(store)
-            wait_until(lambda step=step: checkpoints(store) > step)
+            step = newest_checkpoint(store)
+            wait_until(lambda step=step: newest_checkpoint(store) > step)
             kill_one(process.pid, f"ray::{name}")
         out, _ = process.communicate(timeout=180)
     finally:
@@ -58,7 +52,7 @@ def test_deaths_of_a_worker_a_shard_and_a_learner_leave_no_trace(tiny_job, tmp_p
 def test_killing_the_whole_tree_and_the_same_command_again(tiny_job, tmp_path, inline_digests):
     store = tmp_path / "store"
     process = start(tiny_job, f"store={store}")
-    wait_until(lambda: checkpoints(store) >= 60)
+    wait_until(lambda: newest_checkpoint(store) >= 60)
     kill_tree(process.pid)
     process.communicate()
     again = start(tiny_job, f"store={store}", "stream.workers=2")
@@ -71,7 +65,7 @@ def test_sigterm_leaves_checkpoints_and_exit_code_3(tiny_job, tmp_path):
     store = tmp_path / "store"
     process = start(tiny_job, f"store={store}", "train.steps=100000")
     try:
-        wait_until(lambda: checkpoints(store) >= 20)
+        wait_until(lambda: newest_checkpoint(store) >= 20)
         process.terminate()
         out, _ = process.communicate(timeout=90)
     finally:

@@ -10,8 +10,6 @@ import pytest
 
 from monosem.dataset.passes import BASE_BYTES
 from monosem.dataset.shuffle import run_inline
-from monosem.errors import IntegrityError
-from monosem.fleet.shuffle import RayTasks
 from monosem.store.store import LocalStore
 from tests.dataset.test_shuffle import write_source
 from tests.fleet.processes import descendants, kill_one, kill_tree, wait_until
@@ -107,5 +105,11 @@ def test_an_error_of_a_task_arrives_as_itself(tmp_path):
     dataset = write_source(LocalStore(str(tmp_path / "copy")), rows=ROWS)
     victim = tmp_path / "copy" / dataset.manifest.shards[5].name
     victim.write_bytes(victim.read_bytes()[:-2000])
-    with pytest.raises(IntegrityError, match=dataset.manifest.shards[5].name), RayTasks(None, 2) as run:
-        shuffle(str(tmp_path / "copy"), str(tmp_path / "out"), run)
+    process = start(str(tmp_path / "copy"), tmp_path / "out", 0.0)
+    try:
+        text, _ = process.communicate(timeout=120)
+    finally:
+        kill_tree(process.pid)
+    last = text.strip().splitlines()[-1]
+    assert process.returncode == 1 and last.startswith("monosem.errors.IntegrityError"), text
+    assert dataset.manifest.shards[5].name in last

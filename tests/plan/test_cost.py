@@ -1,7 +1,6 @@
 """Counts of a step against real tensors, torch's own count of FLOPs, and brute force over meshes."""
 
 import gc
-import math
 import weakref
 
 import pytest
@@ -13,10 +12,10 @@ from torch.utils.flop_counter import FlopCounterMode
 from monosem.config.job import VARIANTS, TrainConfig
 from monosem.learn.adam import MOMENTS
 from monosem.learn.learner import Learner
-from monosem.plan.cost import Mesh, gradients_alive, is_sparse, step_cost, subtrees, wire_bytes
+from monosem.plan.cost import GroupShape, gradients_alive, is_sparse, step_cost, wire_bytes
 from monosem.plan.memory import rank_memory
 from monosem.sae.config import SaeConfig
-from monosem.sae.resample import FEATURE_AXIS
+from monosem.sae.model import FEATURE_AXIS
 from monosem.sae.tree import tree_sum
 
 B = 64
@@ -34,7 +33,7 @@ def learner(sae: SaeConfig, slots: int = 1, share: float = 0.0) -> Learner:
 @pytest.mark.parametrize("shards", [1, 2, 3, 5])
 def test_parameters_of_ranks_are_those_of_the_dictionary(variant, shards):
     """Slices of every tensor along its features, one by one, as the ranks hold them."""
-    sae, mesh = config(variant), Mesh(shards=shards)
+    sae, mesh = config(variant), GroupShape(shards=shards)
     tensors = learner(sae).sae.tensors()
     held = []
     for s in range(shards):
@@ -51,7 +50,7 @@ def test_parameters_of_ranks_are_those_of_the_dictionary(variant, shards):
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_one_rank_holds_what_a_learner_holds(variant):
     sae = config(variant)
-    made, memory = learner(sae), rank_memory(sae, B, Mesh(), "fp32", 0.0, True, 32)
+    made, memory = learner(sae), rank_memory(sae, B, GroupShape(), "fp32", 0.0, True, 32)
     assert memory.parameters == sum(t.numel() * t.element_size() for t in made.sae.tensors().values())
     moments = [made.adam.moments[name][key] for name in made.sae.tensors() for key in MOMENTS]
     assert memory.moments == sum(t.numel() * t.element_size() for t in moments)
@@ -75,7 +74,7 @@ def test_flops_of_a_dense_step_are_those_that_torch_counts(sae, slots):
     y = torch.randn(B, sae.width_out) if sae.transcoder else None
     with FlopCounterMode(display=False) as counter:
         made.step(x, y)
-    cost = step_cost(sae, B, Mesh(slots=slots), 32, 0.0)
+    cost = step_cost(sae, B, GroupShape(slots=slots), 32, 0.0)
     assert cost.way == "dense"
     # What is left out is a vector times the encoder (b_dec's gradient) in each slot.
     assert counter.get_total_flops() == pytest.approx(cost.flops, rel=0.02)
@@ -86,7 +85,7 @@ def test_a_sparse_step_makes_one_product_and_that_is_counted():
     made, x = learner(sae, share=1 / 16), torch.randn(B, sae.d_in)
     with FlopCounterMode(display=False) as counter:
         made.step(x)
-    cost = step_cost(sae, B, Mesh(), 32, 1 / 16)
+    cost = step_cost(sae, B, GroupShape(), 32, 1 / 16)
     assert cost.way == "sparse"
     assert counter.get_total_flops() == pytest.approx(cost.product, rel=0.05)
     assert cost.gathered == B * sae.k * (3 * sae.width_out + sae.d_in)
@@ -96,28 +95,13 @@ def test_a_sparse_step_makes_one_product_and_that_is_counted():
 def test_ranks_together_do_the_work_of_one(replicas, shards, extra):
     """Rows and features of all ranks, dealt out as the groups deal them, cover the step; the plan's is the largest."""
     slots = replicas + extra
-    mesh, sae, batch = Mesh(replicas, shards, slots), config(), slots * 4
+    mesh, sae, batch = GroupShape(replicas, shards, slots), config(), slots * 4
     rows = [((r + 1) * slots // replicas - r * slots // replicas) * 4 for r in range(replicas)]
     features = [(s + 1) * sae.d_sae // shards - s * sae.d_sae // shards for s in range(shards)]
     assert sum(rows) == batch and sum(features) == sae.d_sae
     cost = step_cost(sae, batch, mesh, 4, 0.0)
     assert (cost.rows, mesh.features(sae.d_sae)) == (max(rows), max(features))
     assert cost.dense == 10 * max(rows) * max(features) * sae.d_in
-
-
-@given(st.integers(1, 70), st.data())
-def test_subtrees_by_building_the_tree(slots, data):
-    lo = data.draw(st.integers(0, slots - 1))
-    hi = data.draw(st.integers(lo + 1, slots))
-
-    def nodes(first: int, n: int) -> list[range]:
-        half = 2 ** (math.ceil(math.log2(n)) - 1) if n > 1 else 0
-        below = nodes(first, half) + nodes(first + half, n - half) if half else []
-        return [range(first, first + n), *below]
-
-    inside = [set(node) for node in nodes(0, slots) if node.start >= lo and node.stop <= hi]
-    largest = [node for node in inside if not any(node < other for other in inside)]
-    assert subtrees(lo, hi, slots) == len(largest)
 
 
 @pytest.mark.parametrize("slots", [1, 2, 3, 4, 5, 8, 12, 16])
@@ -141,10 +125,13 @@ def test_gradients_alive_by_counting_them(slots):
 
 def test_wire():
     sae = config()
-    assert wire_bytes(sae, B, Mesh()).replicas == wire_bytes(sae, B, Mesh()).shards == 0
-    two = wire_bytes(sae, B, Mesh(2, 1, 2))
+    assert wire_bytes(sae, B, GroupShape()).replicas == wire_bytes(sae, B, GroupShape()).shards == 0
+    two = wire_bytes(sae, B, GroupShape(2, 1, 2))
     assert two.replicas == 4 * sae.n_parameters  # half of the gradients out, half of the parameters out
-    four = wire_bytes(sae, B, Mesh(1, 4))
+    uneven = wire_bytes(sae, B, GroupShape(4, 1, 12))  # three slots are two subtrees
+    assert uneven.replicas == 3 * 3 / 4 * 4 * sae.n_parameters
+    assert wire_bytes(sae, B, GroupShape(4, 1, 12, "ring")).replicas == 2 * 3 / 4 * 4 * sae.n_parameters
+    four = wire_bytes(sae, B, GroupShape(1, 4))
     assert four.shards == 1.5 * B * sae.d_in * 4
 
 

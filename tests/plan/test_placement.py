@@ -5,7 +5,7 @@ from itertools import combinations
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from monosem.plan.cost import Mesh
+from monosem.plan.cost import GroupShape
 from monosem.plan.pace import Pace, StreamPace, wave_pace
 from monosem.plan.placement import Group, Room, suggest, waves
 
@@ -13,7 +13,7 @@ GROUPS = st.lists(st.tuples(st.integers(1, 4), st.integers(1, 10)), min_size=1, 
 
 
 def made(sizes) -> list[Group]:
-    return [Group((f"r{i}",), Mesh(1, ranks), size) for i, (ranks, size) in enumerate(sizes)]
+    return [Group((f"r{i}",), GroupShape(1, ranks), size) for i, (ranks, size) in enumerate(sizes)]
 
 
 @given(GROUPS)
@@ -42,15 +42,15 @@ def test_waves_in_memory_never_overfill_a_node(sizes, nodes):
 def test_the_suggestion_is_the_smallest_that_fits(size, devices, slots):
     room, slots = Room(devices=devices, device_bytes=100), 1 << slots
 
-    def rank_bytes(mesh: Mesh) -> int:  # a third is moments
+    def rank_bytes(mesh: GroupShape) -> int:  # a third is moments
         return -(-2 * size // (3 * mesh.shards)) + -(-size // (3 * mesh.ranks))
 
-    found = suggest(rank_bytes, ("r",), Mesh(1, 1, slots), room)
+    found = suggest(rank_bytes, ("r",), GroupShape(1, 1, slots), room)
     fitting = [
-        Mesh(1 << r, 1 << s, slots)
+        GroupShape(1 << r, 1 << s, slots)
         for r in range(slots.bit_length())
         for s in range(13)
-        if 1 << r + s <= devices and rank_bytes(Mesh(1 << r, 1 << s, slots)) <= 100
+        if 1 << r + s <= devices and rank_bytes(GroupShape(1 << r, 1 << s, slots)) <= 100
     ]
     if not fitting:
         assert found is None

@@ -107,9 +107,27 @@ def test_hostile_options_get_one_line(capfd, arguments, says):
     assert "Traceback" not in captured.err and captured.out == ""
 
 
-def test_parts_need_several_processes(tiny_job, capfd):
-    assert run_cli("sweep", tiny_job, "learner.feature_shards=2", "--inline") == 2
-    assert "learner.feature_shards=2" in capfd.readouterr().err
+@pytest.mark.parametrize("wrong", [["feature_shards=2"], ["replicas=2", "slots=2", "exchange=ring"]])
+def test_what_changes_bits_is_refused_in_one_process(tiny_job, capfd, wrong):
+    assert run_cli("sweep", tiny_job, *(f"learner.{item}" for item in wrong), "--inline") == 2
+    assert f"learner.{wrong[0]}: --inline is one process" in capfd.readouterr().err
+
+
+def test_replicas_in_one_process_change_nothing_and_it_says_so(tiny_job, tmp_path, capfd):
+    from tests.conftest import digests
+
+    for name, replicas in (("one", 1), ("two", 2)):
+        given = [f"store={tmp_path / name}", "learner.slots=2", f"learner.replicas={replicas}"]
+        assert run_cli("sweep", tiny_job, *given, "--inline") == 0
+    assert "trains on one rank, not 2" in capfd.readouterr().out
+    assert digests(tmp_path / "one") == digests(tmp_path / "two")
+
+
+def test_with_all_reduce_the_number_of_replicas_names_the_sweep(tiny_job, tmp_path, capfd):
+    given = [f"store={tmp_path / 'store'}", "learner.slots=2", "learner.exchange=ring"]
+    assert run_cli("sweep", tiny_job, *given, "--inline") == 0
+    assert run_cli("sweep", tiny_job, *given, "learner.replicas=2") == 2
+    assert "learner.replicas=1" in capfd.readouterr().err
 
 
 @pytest.mark.parametrize("field, wrong", [("width", 41), ("vocab_size", 400), ("parameters", 10**6)])

@@ -3,6 +3,7 @@ import torch
 
 from monosem.errors import IntegrityError, StoreError
 from monosem.store.checkpoints import KEEP, CheckpointLog
+from monosem.store.plain import pack_json
 from monosem.store.store import open_store
 
 
@@ -52,3 +53,26 @@ def test_clear(log):
     log.commit(5, tensors(5), {})
     log.clear()
     assert log.last() is None and log.store.list("run/checkpoints/objects") == []
+
+
+def test_shares_are_read_as_far_as_they_are_wanted(log):
+    shares = [log.put(tensors(n), (10 * n, 10 * n + 10)) for n in range(3)]
+    assert log.last() is None, "shares without a record are no checkpoint"
+    log.record(7, shares, {})
+    assert [(lo, hi) for lo, hi, _ in log.last().shares] == [(0, 10), (10, 20), (20, 30)]
+    some = log.last((25, 30)).shares
+    assert [(lo, hi) for lo, hi, _ in some] == [(0, 10), (20, 30)], "the first has what belongs to no feature"
+    assert torch.equal(some[1][2]["w"], tensors(2)["w"])
+
+
+def test_an_object_that_a_kept_record_names_stays(log):
+    """A share that did not change from one checkpoint to the next is one object."""
+    for step in (1, 2, 3):
+        log.record(step, [log.put(tensors(0), (0, 1)), log.put(tensors(step), (1, 2))], {})
+    assert [float(t["w"][0]) for _, _, t in log.last().shares] == [0.0, 3.0]
+
+
+def test_a_checkpoint_of_an_earlier_version_is_read(log):
+    share = log.put(tensors(4))
+    log.store.create("run/checkpoints/log/000000000004.json", pack_json({"step": 4, "object": share["object"], "bytes": 1, "meta": {}}))
+    assert torch.equal(log.last().tensors["w"], tensors(4)["w"])

@@ -1,0 +1,355 @@
+"""Sweeps in simulated time (`events.py`): held against real small ones here, then taken to 8 to 4,096 GPUs that fail.
+
+    python tests/bench/simulate.py --check [--steps 600]      real sweeps on Ray, and the simulation of each
+    python tests/bench/simulate.py --scale [--days 7] [--mtbf-hours 50000] [--restart-s 300] [--store-gb-s 1.0]
+
+--check measures, each by itself and on one core: a work item, a segment's mixing per row, a learner's step, its reading
+per row, and the start of a process; then runs sweeps with 1 and 2 workers, one and three packs, and one whose learner is
+killed, and compares rows/s, the share of time spent waiting, and the whole time. Goal: within 20 %.
+
+--scale is weak scaling: one dictionary of 131,072 features per shard on a residual stream 4,096 wide, one sixteenth of the
+GPUs harvesting. Its assumptions are printed with the table. Prints tables and one JSON line.
+"""
+
+import argparse
+import json
+import os
+import re
+import signal
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parents[2]))
+
+import numpy as np
+import torch
+
+from monosem.config.job import SweepJob
+from monosem.config.load import load_job
+from monosem.learn.feed import rows_digest
+from monosem.learn.learner import Learner
+from monosem.memory import keep_freed_memory
+from monosem.plan.cost import GroupShape, step_cost, wire_bytes
+from monosem.plan.devices import DATASHEET, Datasheet
+from monosem.plan.memory import CHECKPOINT
+from monosem.sae.config import SaeConfig
+from monosem.stages.budget import shapes_of
+from monosem.stages.learning import make_harvester
+from monosem.stages.prepare import prepare_stream
+from monosem.store.store import open_store
+from monosem.stream.harvest import item_digest
+from monosem.stream.mix import Tiles, assemble, mix_part, part_tiles
+from monosem.stream.records import columns_of
+from monosem.threads import torch_threads
+from tests.bench.events import Group, Outcome, Setup, Sweep
+from tests.bench.footprint import held_by, tree_of
+from tests.bench.timing import say, say_json
+
+JOB = Path(__file__).parents[2] / "jobs/quickstart.yaml"
+BATCH, EVERY = 2048, 100
+
+
+@dataclass(frozen=True)
+class Case:
+    """sizes: expansion factors, a pack each; kill: the kind of actor that is killed, two seconds after `EVERY` x 2
+    steps are committed."""
+
+    sizes: tuple[int, ...]
+    workers: int
+    kill: str = ""
+
+
+CASES = {
+    "1 worker, 1 pack": Case((1,), 1),
+    "2 workers, 1 pack": Case((1,), 2),
+    "1 worker, slow pack": Case((16,), 1),
+    "1 worker, 3 packs": Case((1, 2, 4), 1),
+    "learner killed": Case((4,), 1, "LearnerActor"),
+    "worker killed": Case((4,), 1, "ModelWorker"),
+}
+
+
+def values(case: Case, steps: int, store: str) -> list[str]:
+    return [
+        f"store={store}", "name=real", "sae.variant=topk", "sae.k=16", "sae.init=transposed", "train.precision=bf16",
+        f"sae.expansion_factor=[{','.join(map(str, case.sizes))}]", f"train.batch_size={BATCH}", f"train.steps={steps}",
+        "train.resample_steps=[]", f"train.checkpoint_every={EVERY}", "learner.pack_parameters=0", "learner.threads=1",
+        f"stream.workers={case.workers}", "evaluate.rows=1024", "evaluate.contexts=1", "track.wandb=disabled",
+    ]  # fmt: skip
+
+
+# -- rates, each measured by itself -----------------------------------------------------------------
+
+
+def median_s(work, turns: int = 9) -> float:
+    times = []
+    for _ in range(turns):
+        began = time.perf_counter()
+        work()
+        times.append(time.perf_counter() - began)
+    return statistics.median(times[2:])
+
+
+@dataclass(frozen=True)
+class Rates:
+    """item_s of an item with its digest; mix_s and read_s per row; step_s and commit_s by expansion factor; start_s of a
+    process until its first step."""
+
+    item_s: float
+    mix_s: float
+    read_s: float
+    step_s: dict[int, float]
+    commit_s: dict[int, float]
+    start_s: float
+
+
+def measured_rates(spec, store: str, sizes: set[int]) -> Rates:
+    harvester, order = make_harvester(spec, open_store(store)), spec.order
+    items = {}
+
+    def item() -> None:
+        items[len(items)] = harvester.item(len(items))
+        item_digest(items[len(items) - 1])
+
+    with torch_threads(1):
+        item_s = median_s(item, 2 * order.items_per_block + order.generations * order.items_per_block)
+        mix_s, read_s = _mixing(order, items)
+        step_s, commit_s = {}, {}
+        for size in sizes:
+            learner = Learner(spec_sae(size), load_job(SweepJob, str(JOB), values(CASES["1 worker, 1 pack"], 1, store)).train)
+            x = torch.randn(BATCH, 512).relu_()
+            step_s[size] = median_s(lambda learner=learner, x=x: learner.step(x))
+            commit_s[size] = _commit(learner, store)
+    return Rates(item_s, mix_s, read_s, step_s, commit_s, _start_s(store))
+
+
+def spec_sae(size: int) -> SaeConfig:
+    return SaeConfig(d_in=512, d_sae=512 * size, variant="topk", k=16, init="transposed")
+
+
+def _mixing(order, items: dict) -> tuple[float, float]:
+    """Seconds per row in a shard (digests of items are the worker's), and at a reader: parts put together, digests."""
+    chosen = part_tiles(order, 0, 0, 1)
+    parts = []
+
+    def mix() -> None:
+        tiles = Tiles(order)
+        for number in {number for number, _ in chosen}:
+            tiles.add(number, columns_of(items[number]), [range(0, 1)])
+        parts[:] = mix_part(order, 0, chosen, tiles.take(chosen))
+
+    def read() -> None:
+        segment = assemble(order, list(parts))
+        for lo in range(0, len(segment), BATCH):
+            rows_digest(torch.from_numpy(np.concatenate([segment[lo : lo + BATCH]])))
+
+    return median_s(mix) / order.segment_rows, median_s(read) / order.segment_rows
+
+
+def _commit(learner: Learner, store: str) -> float:
+    from monosem.store.checkpoints import CheckpointLog
+
+    log, steps = CheckpointLog(open_store(store), "probe"), iter(range(100))
+    return median_s(lambda: log.commit(next(steps), learner.state(), {}), 5)
+
+
+def _start_s(store: str) -> float:
+    """A process from nothing to its first step: that of an inline sweep of one step, with its tiny evaluation."""
+    command = [sys.executable, "-m", "monosem", "sweep", str(JOB), *values(CASES["1 worker, 1 pack"], 1, store)]
+    began = time.perf_counter()
+    subprocess.run([*command, "name=start", "--inline"], check=True, capture_output=True)
+    return time.perf_counter() - began
+
+
+# -- real sweeps ------------------------------------------------------------------------------------
+
+
+def real(case: Case, steps: int, store: str) -> dict:
+    """Rows/s and wait share of the slowest pack, seconds from start to end, and second of the kill."""
+    command = [sys.executable, "-m", "monosem", "sweep", str(JOB), *values(case, steps, store)]
+    began = time.perf_counter()
+    with tempfile.TemporaryFile("w+") as out:
+        process = subprocess.Popen(command, stdout=out, stderr=subprocess.STDOUT, text=True)
+        if case.kill:
+            kill_one(process, case.kill, Path(store) / f"sweeps/real/runs/{case.sizes[0]}x/checkpoints/log")
+        process.wait()
+        out.seek(0)
+        output = out.read()
+    if process.returncode:
+        sys.exit(output)
+    whole_s = time.perf_counter() - began
+    records = [json.loads(p.read_text()) for p in sorted(Path(store).glob("sweeps/real/runs/*/monosem.json"))]
+    slowest = max((record["timing"] for record in records), key=lambda t: t["train_s"])
+    train_s = float(re.findall(r"train: [\d,]+ rows in ([\d.]+) s", output)[-1])
+    return {"rows_per_s": steps * BATCH / slowest["train_s"], "wait": slowest["wait_s"] / slowest["train_s"],
+            "train_s": slowest["train_s"], "phase_s": train_s, "whole_s": whole_s}  # fmt: skip
+
+
+def kill_one(process: subprocess.Popen, kind: str, log: Path) -> None:
+    """Kill an actor of our own sweep, by its id, two seconds after 2 x EVERY steps are in the store."""
+    wanted = log / f"{2 * EVERY:012d}.json"
+    while not wanted.exists():
+        if process.poll() is not None:
+            raise RuntimeError("the sweep ended before its learner could be killed")
+        time.sleep(0.05)
+    time.sleep(2.0)
+    [victim] = [pid for pid in tree_of(process.pid) if kind in held_by(pid)[0]]
+    os.kill(victim, signal.SIGKILL)
+
+
+# -- the same in simulated time ---------------------------------------------------------------------
+
+
+def setup_of(case: Case, spec, rates: Rates, steps: int, kills: tuple = ()) -> Setup:
+    order = spec.order
+    groups = tuple(Group(rates.step_s[s] / BATCH, rates.commit_s[s]) for s in case.sizes)
+    mix_s = rates.mix_s + rates.read_s * len(groups)  # readers read ahead, beside their steps
+    return Setup(
+        groups=groups, rows=steps * BATCH, item_s=rates.item_s, item_rows=order.segment_rows // order.items_per_block,
+        items_per_block=order.items_per_block, generations=order.generations, ahead=shapes_of(spec).ahead,
+        workers=case.workers, row_bytes=2048, mix_s=mix_s, checkpoint_every=EVERY * BATCH,
+        restart_s=rates.start_s, worker_restart_s=rates.start_s, kills=kills, cores=os.cpu_count(),
+    )  # fmt: skip
+
+
+def simulated(case: Case, spec, rates: Rates, steps: int) -> dict:
+    kills = ()
+    if case.kill:
+        short = Sweep(setup_of(case, spec, rates, 2 * EVERY)).run()[0]
+        kills = ((short.ended + 2.0, "group" if case.kill == "LearnerActor" else "worker", 0),)
+    outs = Sweep(setup_of(case, spec, rates, steps, kills)).run()
+    slowest = max(outs, key=lambda out: out.ended)
+    return {"rows_per_s": steps * BATCH / slowest.ended, "wait": slowest.share("wait"), "train_s": slowest.ended}
+
+
+def check(steps: int, names: list[str]) -> dict:
+    found = {}
+    with tempfile.TemporaryDirectory() as directory:
+        base = f"{directory}/rates"
+        job = load_job(SweepJob, str(JOB), values(CASES[names[0]], steps, base))
+        spec = prepare_stream(job, open_store(job.store))
+        rates = measured_rates(spec, base, {size for name in names for size in CASES[name].sizes})
+        say(f"rates: {rates}")
+        say(f"\n{'':22} {'rows/s':>18} {'waiting':>15} {'seconds':>16} {'ratio':>6}")
+        undisturbed = 0.0
+        for number, name in enumerate(names):
+            case = CASES[name]
+            had, said = real(case, steps, f"{directory}/{number}"), simulated(case, spec, rates, steps)
+            if case.kill:  # timing of the last attempt alone is in the store: the phase, less what a start takes
+                had |= {"train_s": had["phase_s"] - undisturbed}
+                had["rows_per_s"], had["wait"] = steps * BATCH / had["train_s"], float("nan")
+            else:
+                undisturbed = had["phase_s"] - had["train_s"]
+            found[name] = {"real": had, "simulated": said, "ratio": said["train_s"] / had["train_s"]}
+            say(
+                f"{name:22} {had['rows_per_s']:8,.0f} {said['rows_per_s']:9,.0f} {had['wait']:7.2f} {said['wait']:7.2f} "
+                f"{had['train_s']:7.1f} {said['train_s']:8.1f} {found[name]['ratio']:6.2f}"
+            )
+    return {"rates": rates.__dict__, "cases": found}
+
+
+# -- scale ------------------------------------------------------------------------------------------
+
+WIDTH, FEATURES, ROWS, ACTIVE = 4096, 131_072, 8192, 64
+HOST_FLOPS = 8.03e9
+"""Of a token: half of a model of 8 billion parameters."""
+SEGMENTS = 20_000
+"""As many as a simulated history is cut into: segments here stand for several."""
+
+
+def at_scale(gpus: int, args: argparse.Namespace, minutes: float) -> Setup:
+    device = DATASHEET[args.device]
+    rates = Datasheet(device, args.efficiency)
+    workers = max(1, gpus // 16)
+    mesh = GroupShape(1, gpus - workers, 1)
+    sae = SaeConfig(d_in=WIDTH, d_sae=FEATURES * mesh.shards, variant="topk", k=ACTIVE)
+    cost = step_cost(sae, ROWS, mesh, ACTIVE, 1 / 16)
+    wire = wire_bytes(sae, ROWS, mesh).shards / (device.link if mesh.shards < 8 else device.network)
+    row_s = (rates.step_s(cost, "topk", "bf16") + wire) / ROWS
+    horizon = args.days * 86400
+    segment = max(1, round(horizon / row_s / SEGMENTS))
+    return Setup(
+        groups=(Group(row_s, CHECKPOINT * cost.parameters / (args.store_gb_s * 1e9), mesh.shards),),
+        rows=10**15, item_s=rates.forward_s(HOST_FLOPS * 2 * segment, "bf16"), item_rows=segment, items_per_block=1,
+        generations=1, ahead=2 * workers, workers=workers, row_bytes=4 * WIDTH,
+        checkpoint_every=round(minutes * 60 / row_s), restart_s=args.restart_s, worker_restart_s=args.restart_s,
+        mtbf_s=args.mtbf_hours * 3600, until_s=horizon,
+    )  # fmt: skip
+
+
+def figures(setup: Setup, out: Outcome, sweep: Sweep) -> dict:
+    """Shares of the horizon; goodput: rows that count, at the pace of a group that nothing stops."""
+    return {
+        "goodput": out.rows * setup.groups[0].row_s / setup.until_s,
+        "wait": out.seconds["wait"] / setup.until_s,
+        "commit": out.seconds["commit"] / setup.until_s,
+        "lost": out.seconds["lost"] / setup.until_s,
+        "restart": out.seconds["restart"] / setup.until_s,
+        "deaths": out.deaths,
+        "worker_deaths": sweep.worker_deaths,
+        "held_gb": sweep.most_rows * setup.row_bytes / 1e9,
+        "rows_per_s": 1 / setup.groups[0].row_s,
+        "step_ms": setup.groups[0].row_s * ROWS * 1000,
+        "commit_s": setup.groups[0].commit_s,
+    }
+
+
+def scale(args: argparse.Namespace) -> list[dict]:
+    say(
+        f"assumed, not measured: steps by the datasheet of {args.device} times {args.efficiency}; a device lives "
+        f"{args.mtbf_hours:,.0f} hours in the mean; a\ngroup is back {args.restart_s:.0f} s after one of its ranks died; each "
+        f"rank writes its part of a checkpoint at {args.store_gb_s} GB/s, and waits for it;\n{ROWS:,} rows of {WIDTH} per step, "
+        f"{FEATURES:,} features per shard, {args.days:g} days; networks and store do not fill up; whole nodes do not fail"
+    )
+    say(f"\n{'GPUs':>5} {'every':>6} {'goodput':>8} {'waiting':>8} {'commits':>8} {'lost':>7} {'restarts':>9} {'deaths':>7} {'step ms':>8}")
+    rows = []
+    for gpus in args.gpus:
+        for minutes in args.every:
+            setup = at_scale(gpus, args, minutes)
+            outs = []
+            for seed in range(args.seeds):
+                sweep = Sweep(replace(setup, seed=seed))
+                outs.append(figures(setup, sweep.run()[0], sweep))
+            row = {"gpus": gpus, "minutes": minutes} | {k: statistics.mean(o[k] for o in outs) for k in outs[0]}
+            rows.append(row)
+            say(
+                f"{gpus:5,} {minutes:4g} m {row['goodput']:8.1%} {row['wait']:8.1%} {row['commit']:8.1%} {row['lost']:7.1%} "
+                f"{row['restart']:9.1%} {row['deaths']:7.1f} {row['step_ms']:8.1f}"
+            )
+    return rows
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--check", action="store_true")
+    parser.add_argument("--scale", action="store_true")
+    parser.add_argument("--steps", type=int, default=600)
+    parser.add_argument("--cases", nargs="+", choices=list(CASES), default=list(CASES))
+    parser.add_argument("--gpus", type=int, nargs="+", default=[8, 64, 512, 4096])
+    parser.add_argument("--every", type=float, nargs="+", default=[5, 15, 60], help="minutes between checkpoints")
+    parser.add_argument("--days", type=float, default=7.0)
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--device", choices=list(DATASHEET), default="H200")
+    parser.add_argument("--efficiency", type=float, default=0.4)
+    parser.add_argument("--mtbf-hours", type=float, default=50_000)
+    parser.add_argument("--restart-s", type=float, default=300)
+    parser.add_argument("--store-gb-s", type=float, default=1.0)
+    args = parser.parse_args()
+    if not args.check and not args.scale:
+        parser.error("--check, --scale or both")
+    keep_freed_memory()
+    found = {}
+    if args.check:
+        found["check"] = check(args.steps, args.cases)
+    if args.scale:
+        found["scale"] = scale(args)
+    say_json(bench="simulate", **found)
+
+
+if __name__ == "__main__":
+    main()
