@@ -105,7 +105,7 @@ def _umap(vectors: np.ndarray, neighbours: tuple, dimensions: int, least: float)
         warnings.filterwarnings("ignore", category=UserWarning, module="umap")  # that a seed means one thread
         model = UMAP(
             n_neighbors=NEIGHBOURS, n_components=dimensions, metric="cosine", min_dist=least, random_state=SEED,
-            n_jobs=1, n_epochs=EPOCHS, init="pca" if len(vectors) > dimensions + 1 else "random", precomputed_knn=(*neighbours, None),
+            n_jobs=1, n_epochs=EPOCHS, init="pca" if dimensions <= min(vectors.shape) else "random", precomputed_knn=(*neighbours, None),
         )  # fmt: skip
         found = model.fit_transform(vectors)
     return (found - found.mean(axis=0)).astype(np.float32)

@@ -20,7 +20,7 @@ from monosem.report.browser.rubric import Sample, write_rubric
 from monosem.report.browser.sources import Run, Sweep, open_sweep
 from monosem.report.browser.terms import TermIndex, write_terms
 from monosem.report.browser.textview import write_texts
-from monosem.report.browser.words import Vocabulary
+from monosem.report.browser.words import Vocabulary, normal
 from monosem.report.browser.writer import FEATURES_PER_FILE, ROWS_PER_FILE, RunWriter
 from monosem.store.plain import pack_json, unpack_json
 from monosem.store.store import Store
@@ -56,13 +56,24 @@ def write_browser(sources: list[tuple[Store, str, list[str]]], store: Store, pre
         _name_features(sweep, related)
         numbers |= {run.data_name: len(numbers) + place for place, run in enumerate(sweep.runs)}
     facts = [_write_sweep(site, sweep, related, index, numbers, say) for sweep in sweeps]
-    domains = sorted({d for sweep in sweeps for run in sweep.runs for d in run.facts["domains"]})
-    found = {"first": write_terms(site, index), "kinds": index.counts(list(kinds.NAMES)), "domains": index.counts(domains)}
     runs = [run.facts for sweep in sweeps for run in sweep.runs]
+    found = _found(site, index, runs)
     site.data("site", {"sweeps": facts, "runs": runs, "kinds": kinds.NAMES, "search": found,
                        "rowsPerFile": ROWS_PER_FILE, "featuresPerFile": FEATURES_PER_FILE})  # fmt: skip
     _write_pages(site)
     return f"{store.url}/{prefix}index.html"
+
+
+def _found(site: Site, index: TermIndex, runs: list[dict]) -> dict:
+    """The search's files, and what the start page says of them."""
+    shown = [number for number, run in enumerate(runs) if run["kind"] != "neurons"]
+    names = {normal(name) for name in kinds.NAMES}
+    domains = sorted({d for run in runs for d in run["domains"] if normal(d) not in names})
+    return {
+        "first": write_terms(site, index),
+        "kinds": index.counts(list(kinds.NAMES), shown),
+        "domains": index.counts(domains, shown),
+    }
 
 
 def _open(sources: list[tuple[Store, str, list[str]]]) -> list[Sweep]:
