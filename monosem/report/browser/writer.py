@@ -16,8 +16,8 @@ from monosem.report.browser.detail import record
 from monosem.report.browser.examples import Examples, Texts
 from monosem.report.browser.pack import Site, column
 from monosem.report.browser.related import Related
-from monosem.report.browser.rubric import Sample
 from monosem.report.browser.rows import kinds, row, top_tokens
+from monosem.report.browser.rubric import Sample
 from monosem.report.browser.tables import FeatureTables, Table
 from monosem.report.browser.terms import DOMAIN_LIFT, DOMAIN_SHARE, TermIndex, feature_terms
 from monosem.report.browser.words import Vocabulary
