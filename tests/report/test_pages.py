@@ -217,7 +217,7 @@ def test_a_word_finds_its_strongest_feature_from_the_start_page(visit, site, mad
 
 def test_kinds_of_text_are_one_click_away(visit, site, made):
     v = visit().open(site, "index.html")
-    chips = {t: n for t, n in (re.fullmatch(r"(base64|\D+)(\d+)", c).groups() for c in text_of(v.page, ".chips .kind"))}
+    chips = dict(re.fullmatch(r"(base64|\D+)(\d+)", c).groups() for c in text_of(v.page, ".chips .kind"))
     assert {"Arabic", "Hebrew", "DNA", "base64"} <= set(chips)
     v.page.click(".chips .kind:has-text('Arabic')")
     v.page.wait_for_selector(".hits li")

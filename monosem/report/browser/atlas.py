@@ -4,11 +4,17 @@
     clusters   HDBSCAN, at least 3 members, on a UMAP in 10 dimensions with least distance 0.1
     order      UMAP in one dimension, by which the index of a run can be sorted; a cluster stands at its medoid
 
-Neighbours are found once, exactly, and shared by the three. Seeded, so one thread works; umap-learn and scikit-learn
-are in monosem[map] and are imported here only.
+Neighbours are found once, exactly, and shared by the three. Seeded, so one thread works, in a process of its own
+(`python -m monosem.report.browser.atlas DIR`) while the site is written. umap-learn and scikit-learn are in
+monosem[map] and are imported here only.
 """
 
-from dataclasses import dataclass
+import os
+import subprocess
+import sys
+import tempfile
+from dataclasses import dataclass, fields
+from pathlib import Path
 
 import numpy as np
 
@@ -39,6 +45,44 @@ def is_available() -> bool:
     from importlib.util import find_spec
 
     return find_spec("umap") is not None and find_spec("sklearn") is not None
+
+
+class AtlasProcess:
+    """`make_atlas` in a process of its own: `with AtlasProcess(decoders, alive) as work: ...; work.result()`."""
+
+    def __init__(self, decoders: list[np.ndarray], alive: list[np.ndarray]):
+        self.decoders, self.alive = decoders, alive
+
+    def __enter__(self) -> "AtlasProcess":
+        self.folder = tempfile.TemporaryDirectory(prefix="monosem-map-")
+        arrays = {f"decoder{i}": d for i, d in enumerate(self.decoders)}
+        np.savez(f"{self.folder.name}/in.npz", **arrays, **{f"alive{i}": a for i, a in enumerate(self.alive)})
+        command = [sys.executable, "-m", "monosem.report.browser.atlas", self.folder.name]
+        one_thread = {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
+        with open(f"{self.folder.name}/said", "wb") as said:
+            self.process = subprocess.Popen(command, env=os.environ | one_thread, stdout=said, stderr=said)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.process.kill()
+        self.process.wait()
+        self.folder.cleanup()
+
+    def result(self) -> "Atlas | None":
+        """Waits for it. RuntimeError, with what the process said last, if it failed."""
+        if self.process.wait():
+            said = Path(self.folder.name, "said").read_text(errors="replace").strip().splitlines()
+            raise RuntimeError(f"the map of features failed: {said[-1] if said else self.process.returncode}")
+        with np.load(f"{self.folder.name}/out.npz", allow_pickle=False) as found:
+            return Atlas(**found) if len(found.files) else None
+
+
+def main(folder: str) -> None:
+    """The process: in.npz to out.npz, which is empty if there are too few features."""
+    with np.load(f"{folder}/in.npz", allow_pickle=False) as given:
+        n = len(given.files) // 2
+        atlas = make_atlas([given[f"decoder{i}"] for i in range(n)], [given[f"alive{i}"] for i in range(n)])
+    np.savez(f"{folder}/out.npz", **({} if atlas is None else {f.name: getattr(atlas, f.name) for f in fields(Atlas)}))
 
 
 def that_fit(sizes: list[int]) -> list[int]:
@@ -105,7 +149,8 @@ def _umap(vectors: np.ndarray, neighbours: tuple, dimensions: int, least: float)
         warnings.filterwarnings("ignore", category=UserWarning, module="umap")  # that a seed means one thread
         model = UMAP(
             n_neighbors=NEIGHBOURS, n_components=dimensions, metric="cosine", min_dist=least, random_state=SEED,
-            n_jobs=1, n_epochs=EPOCHS, init="pca" if len(vectors) > dimensions + 1 else "random", precomputed_knn=(*neighbours, None),
+            n_jobs=1, n_epochs=EPOCHS, precomputed_knn=(*neighbours, None),
+            init="pca" if dimensions <= min(vectors.shape) else "random",
         )  # fmt: skip
         found = model.fit_transform(vectors)
     return (found - found.mean(axis=0)).astype(np.float32)
@@ -115,3 +160,7 @@ def _clusters(points: np.ndarray) -> np.ndarray:
     from sklearn.cluster import HDBSCAN
 
     return HDBSCAN(min_cluster_size=LEAST, copy=True).fit_predict(points)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])

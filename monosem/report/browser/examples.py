@@ -5,6 +5,7 @@ effects are sparse, up and down are [token, value, token, value ...], texts are 
 """
 
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 
@@ -104,7 +105,7 @@ class Examples:
             return [None] * (b - a)
         flat = texts.pairs(tokens.values, values.values)
         ends = (2 * tokens.starts).tolist()
-        return [flat[p:q] for p, q in zip(ends[:-1], ends[1:], strict=True)]
+        return [flat[p:q] for p, q in pairwise(ends)]
 
     def by_group(self, i: int, texts: Texts) -> list:
         """[[group, examples] ...] of feature i."""
@@ -112,4 +113,4 @@ class Examples:
         groups = self.table["group"][rows.start : rows.stop]
         encoded = self.encode(rows, texts)
         cuts = [0, *(np.flatnonzero(np.diff(groups)) + 1).tolist(), len(encoded)]
-        return [[int(groups[p]), encoded[p:q]] for p, q in zip(cuts[:-1], cuts[1:], strict=True) if q > p]
+        return [[int(groups[p]), encoded[p:q]] for p, q in pairwise(cuts) if q > p]

@@ -18,6 +18,8 @@ SHARE = 0.7
 SCRIPTS = {"ARABIC", "HEBREW", "CYRILLIC", "GREEK", "ARMENIAN", "GEORGIAN", "DEVANAGARI", "BENGALI", "TAMIL", "TELUGU",
            "THAI", "HANGUL", "HIRAGANA", "KATAKANA", "ETHIOPIC", "KHMER", "MYANMAR", "SINHALA", "GUJARATI"}  # fmt: skip
 CHINESE = "CJK"
+UNKNOWN = "\ufffd"
+"""What a part of a character decodes to: a symbol by its category, which says nothing here."""
 
 FORMATS = {
     "DNA": re.compile(r"(?=.*[GC])(?=.*[AT])[ACGTN\-]{8,}|(?=.*[gc])(?=.*[at])[acgtn\-]{8,}"),
@@ -30,15 +32,18 @@ FORMATS = {
     "snake_case": re.compile(r"\W*[A-Za-z0-9]+(?:_[A-Za-z0-9]+)+\W*.*"),
 }
 
+CODES = {"DNA", "base64", "hexadecimal"}
+
 TOKENS = {
     "number": re.compile(r"\s*[0-9][0-9.,]*\s*"),
     "capitals": re.compile(r"\W*[A-Z]{2,}\W*"),
     "line break": re.compile(r"\s*\n\s*"),
     "spaces": re.compile(r"[ \t]{2,}"),
-    "punctuation": re.compile(r"\s*[^\w\s\ufffd]+\s*"),
 }
 
-NAMES = (*(s.capitalize() for s in sorted(SCRIPTS)), "Chinese characters", *FORMATS, *TOKENS)
+PUNCTUATION = "punctuation"
+
+NAMES = (*(s.capitalize() for s in sorted(SCRIPTS)), "Chinese characters", *FORMATS, *TOKENS, PUNCTUATION)
 
 
 def kinds_of(examples: Sequence[tuple[Window, int]]) -> list[tuple[str, float]]:
@@ -53,7 +58,12 @@ def _kinds(window: Window, j: int) -> set[str]:
     own = window.text[window.starts[j] : window.ends[j]]
     found = {script for c in own if not c.isascii() and (script := _script(c))}
     found |= {name for name, rule in TOKENS.items() if rule.fullmatch(own)}
-    return found | _formats(window.run_at(j))
+    if (bare := own.strip()) and all(unicodedata.category(c)[0] in "PS" and c != UNKNOWN for c in bare):
+        found.add(PUNCTUATION)
+    formats = _formats(window.run_at(j))
+    if formats & CODES:
+        found -= set(TOKENS)  # capitals and digits are what such text is made of
+    return found | formats
 
 
 @lru_cache(maxsize=1 << 15)

@@ -4,7 +4,7 @@ from collections import Counter
 
 import numpy as np
 
-from monosem.report.browser.atlas import Atlas, make_atlas, that_fit
+from monosem.report.browser.atlas import Atlas, AtlasProcess, that_fit
 from monosem.report.browser.pack import Site, column, rounded
 from monosem.report.browser.related import Related
 from monosem.report.browser.sources import Run, Sweep
@@ -14,31 +14,46 @@ WORDS = 5
 """Tokens that a cluster is called by."""
 
 
-def write_map(site: Site, sweep: Sweep, runs: list[Run], related: Related, numbers: dict[str, int]) -> tuple[dict, list]:
-    """map.js of a sweep, of as many of `runs` as fit. Returns ({run name: place of each feature}, names left out).
+class Map:
+    """The map of as many of a sweep's runs as fit on one; a context, in which it is worked out beside everything else.
 
     Dictionaries whose decoder vectors have another width than the first's live elsewhere and are left out too.
     """
-    decoders = [load(f"{sweep.store.url}/{run.prefix}").W_dec.numpy() for run in runs]
-    width = decoders[0].shape[1]
-    same = [i for i, decoder in enumerate(decoders) if decoder.shape[1] == width]
-    kept = [same[i] for i in that_fit([len(decoders[i]) for i in same])]
-    left = [run.name for i, run in enumerate(runs) if i not in kept]
-    atlas = make_atlas([decoders[i] for i in kept], [runs[i].tables.largest > 0 for i in kept]) if kept else None
-    if atlas is None:
-        return {}, left
-    chosen = [runs[i] for i in kept]
-    site.data(f"{sweep.name}/map", {
-        "runs": [numbers[run.data_name] for run in chosen],
-        "left": left,
-        "x": column(atlas.plane[:, 0], "<f4"),
-        "y": column(atlas.plane[:, 1], "<f4"),
-        "run": column(atlas.run, "<u2"),
-        "feature": column(atlas.feature, "<u4"),
-        "cluster": column(atlas.cluster, "<i4"),
-        "clusters": _clusters(atlas, [related.names[run.data_name] for run in chosen]),
-    })  # fmt: skip
-    return {run.name: _order(atlas, place, run.tables.size) for place, run in enumerate(chosen)}, left
+
+    def __init__(self, sweep: Sweep, runs: list[Run]):
+        self.sweep = sweep
+        decoders = [load(f"{sweep.store.url}/{run.prefix}").W_dec.numpy() for run in runs]
+        same = [i for i, decoder in enumerate(decoders) if decoder.shape[1] == decoders[0].shape[1]]
+        kept = [same[i] for i in that_fit([len(decoders[i]) for i in same])]
+        self.runs = [runs[i] for i in kept]
+        self.left = [run.name for i, run in enumerate(runs) if i not in kept]
+        self.work = AtlasProcess([decoders[i] for i in kept], [runs[i].tables.largest > 0 for i in kept])
+
+    def __enter__(self) -> "Map":
+        self.work.__enter__()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.work.__exit__(*error)
+
+    def write(self, site: Site, related: Related, numbers: dict[str, int]) -> dict[str, np.ndarray]:
+        """map.js, as soon as it is worked out. Returns the place of each feature along one dimension, by run; nothing
+        if there are too few features for a map."""
+        atlas = self.work.result()
+        if atlas is None:
+            return {}
+        value = {
+            "runs": [numbers[run.data_name] for run in self.runs],
+            "left": self.left,
+            "x": column(atlas.plane[:, 0], "<f4"),
+            "y": column(atlas.plane[:, 1], "<f4"),
+            "run": column(atlas.run, "<u2"),
+            "feature": column(atlas.feature, "<u4"),
+            "cluster": column(atlas.cluster, "<i4"),
+            "clusters": _clusters(atlas, [related.names[run.data_name] for run in self.runs]),
+        }
+        site.data(f"{self.sweep.name}/map", value)
+        return {run.name: _order(atlas, place, run.tables.size) for place, run in enumerate(self.runs)}
 
 
 def _order(atlas: Atlas, run: int, size: int) -> np.ndarray:

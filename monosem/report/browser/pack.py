@@ -8,6 +8,7 @@ import base64
 import json
 import re
 import zlib
+from itertools import pairwise
 
 import numpy as np
 
@@ -74,4 +75,4 @@ def sparse(values: np.ndarray, starts: np.ndarray) -> list[list]:
     flat[0::2] = (at - starts[row]).tolist()
     flat[1::2] = rounded(values[at]).tolist()
     ends = (2 * np.searchsorted(at, starts)).tolist()
-    return [flat[a:b] for a, b in zip(ends[:-1], ends[1:], strict=True)]
+    return [flat[a:b] for a, b in pairwise(ends)]

@@ -1,5 +1,6 @@
 """The blind exercise: features of a run and neurons, in random order and under opaque names, with some of their
-intervals (Bricken et al. 2023, appendix on the human rubric). Which is which is in rubric-key.json, which no page reads.
+intervals (Bricken et al. 2023, appendix on the human rubric). Which is which is in rubric-key.json, which no page
+reads.
 """
 
 import hashlib
@@ -25,7 +26,7 @@ class Sample:
         self.random = _random(name, tables.manifest["fingerprint"])
         alive = np.flatnonzero(tables.largest > 0)
         drawn = self.random.choice(alive, size=min(EACH, len(alive)), replace=False)
-        self.items: dict[int, dict] = dict.fromkeys(drawn.tolist(), {})
+        self.items: dict[int, dict] = {number: {} for number in drawn.tolist()}
 
     def see(self, features: Table, examples: Examples, i: int, vocabulary: list[str]) -> None:
         """Keep what is shown of the slice's feature i, if it was drawn."""
@@ -36,7 +37,7 @@ class Sample:
         groups = examples.by_group(i, texts)
         kept = sorted(self.random.choice(len(groups), size=min(INTERVALS, len(groups)), replace=False).tolist())
         # What could tell the kind, or be looked up, is taken out: context, position and domain.
-        blind = [[schema.GROUPS[groups[g][0]], [e[:7] + [-1, 0, -1] for e in groups[g][1]]] for g in kept]
+        blind = [[schema.GROUPS[groups[g][0]], [[*e[:7], -1, 0, -1] for e in groups[g][1]]] for g in kept]
         self.items[number] = {
             "up": texts.pairs(features["top_logit_tokens"][i], features["top_logit_values"][i]),
             "max": plain(features["max_activation"][i]),

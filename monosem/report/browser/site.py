@@ -6,21 +6,21 @@ and Trusted Types forbid every other way. Data lie beside them, see pack.py, wri
 """
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from importlib import resources
 
 import jinja2
-import numpy as np
 
 from monosem.errors import InputError
 from monosem.report.browser import atlas, kinds
-from monosem.report.browser.mapping import write_map
+from monosem.report.browser.mapping import Map
 from monosem.report.browser.pack import Site
 from monosem.report.browser.related import Related, short_names
 from monosem.report.browser.rubric import Sample, write_rubric
 from monosem.report.browser.sources import Run, Sweep, open_sweep
 from monosem.report.browser.terms import TermIndex, write_terms
 from monosem.report.browser.textview import write_texts
-from monosem.report.browser.words import Vocabulary
+from monosem.report.browser.words import Vocabulary, normal
 from monosem.report.browser.writer import FEATURES_PER_FILE, ROWS_PER_FILE, RunWriter
 from monosem.store.plain import pack_json, unpack_json
 from monosem.store.store import Store
@@ -56,13 +56,24 @@ def write_browser(sources: list[tuple[Store, str, list[str]]], store: Store, pre
         _name_features(sweep, related)
         numbers |= {run.data_name: len(numbers) + place for place, run in enumerate(sweep.runs)}
     facts = [_write_sweep(site, sweep, related, index, numbers, say) for sweep in sweeps]
-    domains = sorted({d for sweep in sweeps for run in sweep.runs for d in run.facts["domains"]})
-    found = {"first": write_terms(site, index), "kinds": index.counts(list(kinds.NAMES)), "domains": index.counts(domains)}
     runs = [run.facts for sweep in sweeps for run in sweep.runs]
+    found = _found(site, index, runs)
     site.data("site", {"sweeps": facts, "runs": runs, "kinds": kinds.NAMES, "search": found,
                        "rowsPerFile": ROWS_PER_FILE, "featuresPerFile": FEATURES_PER_FILE})  # fmt: skip
     _write_pages(site)
     return f"{store.url}/{prefix}index.html"
+
+
+def _found(site: Site, index: TermIndex, runs: list[dict]) -> dict:
+    """The search's files, and what the start page says of them."""
+    shown = [number for number, run in enumerate(runs) if run["kind"] != "neurons"]
+    names = {normal(name) for name in kinds.NAMES}
+    domains = sorted({d for run in runs for d in run["domains"] if normal(d) not in names})
+    return {
+        "first": write_terms(site, index),
+        "kinds": index.counts(list(kinds.NAMES), shown),
+        "domains": index.counts(domains, shown),
+    }
 
 
 def _open(sources: list[tuple[Store, str, list[str]]]) -> list[Sweep]:
@@ -96,43 +107,53 @@ def _name_features(sweep: Sweep, related: Related) -> None:
 
 def _write_sweep(site: Site, sweep: Sweep, related: Related, index: TermIndex, numbers: dict, say: Say) -> dict:
     """All files of the runs of a sweep. Returns what the start page says of it."""
+    with _map(sweep, say) as work:
+        writers = _write_runs(site, sweep, related, index, numbers)
+        places = work.write(site, related, numbers) if work else {}
+    for name, writer in writers.items():
+        writer.write_index(places.get(name))
+    first = sweep.dictionaries[0].record
+    rows = {run.record["rows"] for run in sweep.dictionaries}
+    return {
+        "name": sweep.name,
+        "host": first["host"]["model"],
+        "hook": ", ".join(dict.fromkeys(run.facts["hook"] for run in sweep.dictionaries)),
+        "rows": rows.pop() if len(rows) == 1 else None,
+        "map": bool(places),
+    }
+
+
+def _write_runs(site: Site, sweep: Sweep, related: Related, index: TermIndex, numbers: dict) -> dict[str, RunWriter]:
+    """Everything of the runs but their indexes; by name, who writes those."""
     opened = [run for run in sweep.runs if run.tables]
-    places, left = _map(site, sweep, related, numbers, say)
-    vocabulary = Vocabulary(sweep.vocabulary)
-    samples = {}
+    vocabulary, writers, samples = Vocabulary(sweep.vocabulary), {}, {}
     with PhaseProgress("browser", sum(run.tables.size for run in opened), "features") as progress:
         for run in sorted(opened, key=lambda run: run.record is not None):  # neurons first: exercises need them
             writer = RunWriter(site, run.data_name, numbers[run.data_name], vocabulary, related, index)
             writer.sample = samples[run.name] = Sample(run.data_name, run.tables)
-            writer.write(run.tables, places.get(run.name), lambda n: progress.update(progress.done + n))
+            writer.write(run.tables, lambda n: progress.update(progress.done + n))
+            writers[run.name] = writer
             names = related.names[run.data_name]
             run.facts["texts"] = write_texts(site, run.data_name, run.tables, vocabulary, names)
             run.facts["neurons"] = _neurons(sweep, run)
             if run.record is not None:
                 write_rubric(site, samples[run.name], samples.get(run.facts["neurons"]))
-    first = sweep.dictionaries[0].record
-    same = {run.record["rows"] for run in sweep.dictionaries}
-    return {"name": sweep.name, "host": first["host"]["model"], "rows": same.pop() if len(same) == 1 else None,
-            "hook": ", ".join(dict.fromkeys(run.facts["hook"] for run in sweep.dictionaries)), "map": bool(places)}  # fmt: skip
+    return writers
 
 
 def _neurons(sweep: Sweep, run: Run) -> str | None:
     """Name of the neurons at the hook point that a run reads."""
     hook = run.tables.manifest["hook_point"]
-    return next(
-        (r.name for r in sweep.runs if r.record is None and r.tables.manifest["hook_point"] == hook), None
-    )
+    return next((r.name for r in sweep.runs if r.record is None and r.tables.manifest["hook_point"] == hook), None)
 
 
-def _map(site: Site, sweep: Sweep, related: Related, numbers: dict, say: Say) -> tuple[dict[str, np.ndarray], list]:
-    """The map's file; returns places along one dimension by run, none if there is no map, and what was left out."""
+def _map(sweep: Sweep, say: Say) -> AbstractContextManager[Map | None]:
+    """The sweep's map under way, or None where there is none to make."""
     runs = [run for run in sweep.dictionaries if run.tables]
-    if not runs:
-        return {}, []
-    if not atlas.is_available():
+    if runs and not atlas.is_available():
         say("note: no map of features: umap-learn and scikit-learn are not installed (pip install 'monosem[map]')")
-        return {}, []
-    return write_map(site, sweep, runs, related, numbers)
+        return nullcontext()
+    return Map(sweep, runs) if runs else nullcontext()
 
 
 def _write_pages(site: Site) -> None:

@@ -94,7 +94,9 @@ class FeatureTables:
         except FileNotFoundError:
             return None
         if manifest.get("format") != schema.FORMAT:
-            raise IntegrityError(f"{store.url}/{path}: format {manifest.get('format')}, this version reads {schema.FORMAT}")
+            raise IntegrityError(
+                f"{store.url}/{path}: format {manifest.get('format')}, this version reads {schema.FORMAT}"
+            )
         return cls(store, prefix, manifest)
 
     @property

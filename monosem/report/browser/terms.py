@@ -23,7 +23,7 @@ from monosem.report.browser.words import LONGEST_TERM, Vocabulary, Window, norma
 
 KIND, ON, PREDICTS, NEAR = range(4)
 
-MOST = 250
+MOST = {KIND: 2000, ON: 250, PREDICTS: 250, NEAR: 250}
 """Postings kept of a term for each way it belongs: the strongest."""
 
 FILE_POSTINGS = 6000
@@ -61,7 +61,7 @@ class TermIndex:
         term, how = order[np.asarray(self.term)], np.asarray(self.how)
         activation, share = np.asarray(self.activation), np.asarray(self.share)
         by = np.lexsort((-activation * np.sqrt(share), how, term))
-        by = by[_places(term[by] * 4 + how[by]) < MOST]
+        by = by[_places(term[by] * 4 + how[by]) < np.asarray([MOST[h] for h in range(4)])[how[by]]]
         columns = [np.asarray(c)[by] for c in (self.run, self.feature, self.how)]
         numbers = [rounded(c[by], 3) for c in (activation, share)]
         flat = np.stack([*columns, *numbers], axis=1)
@@ -73,10 +73,10 @@ class TermIndex:
             yield {"terms": names[first:last], "postings": postings}
             first = last
 
-    def counts(self, names: list[str]) -> list[list]:
-        """[name, features of that kind or domain] for those names that have any, most first."""
-        how, term = np.asarray(self.how), np.asarray(self.term)
-        kinds = np.bincount(term[how == KIND], minlength=len(self.terms)) if len(term) else np.zeros(0, dtype=int)
+    def counts(self, names: list[str], runs: list[int]) -> list[list]:
+        """[name, features of that kind or domain in `runs`] for those names that have any, most first."""
+        term = np.asarray(self.term)[(np.asarray(self.how) == KIND) & np.isin(np.asarray(self.run), runs)]
+        kinds = np.bincount(term, minlength=len(self.terms))
         found = [[name, int(kinds[self.terms[normal(name)]])] for name in names if normal(name) in self.terms]
         return sorted((entry for entry in found if entry[1]), key=lambda entry: -entry[1])
 
@@ -105,7 +105,7 @@ def feature_terms(
     """(term, how) to [activation, share] of the slice's feature i; `domains`: share of its tokens, by name."""
     found: dict[tuple[str, int], list[float]] = {}
     largest = float(features["max_activation"][i])
-    for name, share in [*kinds, *domains.items()]:
+    for name, share in [*domains.items(), *kinds]:  # where a domain goes by the name of a kind, the kind's share stays
         found[normal(name), KIND] = [largest, share]
     tokens, values = features["top_logit_tokens"][i], features["top_logit_values"][i]
     for token, value in [] if tokens is None else zip(tokens.tolist(), values.tolist(), strict=True):

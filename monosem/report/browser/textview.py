@@ -1,5 +1,7 @@
 """The data view: texts in which every token has its active features (Bricken et al. 2023, feature browser)."""
 
+from itertools import pairwise
+
 import numpy as np
 
 from monosem.report.browser.examples import Texts
@@ -18,7 +20,7 @@ def write_texts(site: Site, name: str, tables: FeatureTables, vocabulary: Vocabu
         return 0
     starts = np.append(np.flatnonzero(np.diff(table["text"], prepend=-1)), table.length)
     overview = []
-    for number, (a, b) in enumerate(zip(starts[:-1].tolist(), starts[1:].tolist(), strict=True)):
+    for number, (a, b) in enumerate(pairwise(starts.tolist())):
         site.data(f"{name}/text-{number}", _text(table, a, b, Texts(vocabulary.texts), names, tables.largest))
         opening = vocabulary.window(table["token"][a : min(b, a + OPENING)].tolist()).text
         overview.append([int(table["domain"][a]), opening[:100]])
@@ -35,7 +37,7 @@ def _text(table: Table, a: int, b: int, texts: Texts, names: list[list[str]], la
     return {
         "tokens": texts.all(table["token"][a:b]),
         "loss": [plain(x) if ok else None for x, ok in zip(loss, known, strict=True)],
-        "active": [flat[p:q] for p, q in zip(ends[:-1], ends[1:], strict=True)],
+        "active": [flat[p:q] for p, q in pairwise(ends)],
         "names": [[f, [w[:40] for w in names[f]], plain(max(largest[f], _most(active.values, strengths.values, f)))]
                   for f in np.unique(active.values).tolist()],
         "texts": texts.texts,

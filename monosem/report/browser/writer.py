@@ -16,8 +16,8 @@ from monosem.report.browser.detail import record
 from monosem.report.browser.examples import Examples, Texts
 from monosem.report.browser.pack import Site, column
 from monosem.report.browser.related import Related
-from monosem.report.browser.rubric import Sample
 from monosem.report.browser.rows import kinds, row, top_tokens
+from monosem.report.browser.rubric import Sample
 from monosem.report.browser.tables import FeatureTables, Table
 from monosem.report.browser.terms import DOMAIN_LIFT, DOMAIN_SHARE, TermIndex, feature_terms
 from monosem.report.browser.words import Vocabulary
@@ -38,8 +38,8 @@ class RunWriter:
         self.written = {"rows": 0, "features": 0}
         self.sample: Sample | None = None
 
-    def write(self, tables: FeatureTables, order: np.ndarray | None, tick: Callable[[int], None]) -> None:
-        """All features; `order` [features]: place of each on the one-dimensional map. `tick` is told of each slice."""
+    def write(self, tables: FeatureTables, tick: Callable[[int], None]) -> None:
+        """All features, but for the index. `tick` is told how many, slice by slice."""
         base = self._domain_base(tables)
         names = tables.manifest.get("domains", [])
         for features, table in tables.slices():
@@ -52,7 +52,6 @@ class RunWriter:
             tick(features.length)
         self._flush("rows", 1)
         self._flush("features", 1)
-        self._write_index(order)
 
     def _feature(self, features: Table, examples: Examples, i: int, domains: dict[str, float]) -> None:
         number = int(features["feature"][i])
@@ -78,7 +77,8 @@ class RunWriter:
         setattr(self, what, [])
         setattr(self, texts, Texts(self.vocabulary.texts))
 
-    def _write_index(self, order: np.ndarray | None) -> None:
+    def write_index(self, order: np.ndarray | None) -> None:
+        """The columns; `order` [features]: place of each along the map's one dimension."""
         joined = {key: np.concatenate(parts) if parts else np.zeros(0) for key, parts in self.columns.items()}
         value = {key: column(joined[key], "<f4") for key in ("density", "max", "importance")}
         value["ultralow"] = column(joined["ultralow"], "u1")
@@ -99,4 +99,5 @@ class RunWriter:
         if counts is None or len(names) < 2 or not counts.sum():
             return {}
         share = counts / counts.sum()
-        return {names[d]: float(share[d]) for d in np.flatnonzero(share >= DOMAIN_SHARE) if share[d] > DOMAIN_LIFT * base[d]}
+        own = np.flatnonzero((share >= DOMAIN_SHARE) & (share > DOMAIN_LIFT * base))
+        return {names[d]: float(share[d]) for d in own}

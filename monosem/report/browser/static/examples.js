@@ -28,7 +28,8 @@
     const style = {};
     if (shade > 0) style["--a"] = Math.max(0.06, Math.min(1, shade)).toFixed(3);
     if (kind) style["--u"] = (0.25 + 0.75 * strength).toFixed(3);
-    return el("span", { class: `t${text === "" ? " part" : ""}${shade > 0 ? " on" : ""}${kind}`, style }, M.visible(text, 60));
+    const whole = text === "" ? " part" : /\\x[0-9a-f]{2}/.test(text) ? " raw" : "";
+    return el("span", { class: `t${whole}${shade > 0 ? " on" : ""}${kind}`, style }, M.visible(text, 60));
   }
 
   /** Texts of tokens as running text: characters that tokens share the bytes of (written \\xNN) are put together; the

@@ -84,15 +84,17 @@
     const { found, partly } = await M.find(question);
     const shown = el("div", { class: "found" });
     const runs = [...new Set(found.map((m) => m.run))].sort((a, b) => a - b);
+    const isNeuron = (m) => M.site.runs[m.run].kind === "neurons";
+    const usual = found.every(isNeuron) ? found : found.filter((m) => !isNeuron(m));
     const choose = el("select", { "aria-label": "dictionary", onchange: (event) => draw(event.target.value) },
       el("option", { value: "all" }, "all dictionaries"), runs.map((r) => el("option", { value: r }, M.visible(`${M.site.runs[r].sweep}/${M.site.runs[r].name}`))));
     const draw = (which) => {
-      const kept = which === "all" ? found : found.filter((m) => m.run === Number(which));
+      const kept = which === "all" ? usual : found.filter((m) => m.run === Number(which));
       shown.replaceChildren(...HOW.map(([title, note], how) => part(title, note, kept.filter((m) => m.how === how))).filter(Boolean));
     };
     const none = `No feature matches. ${M.site.search.first.length ? "Try a shorter piece of the word, or one of the kinds on the start page." : ""}`;
     main.append(el("div", { class: "results" }, el("h1", {}, "Features for ", M.word(question)),
-      el("p", { class: "said", role: "status" }, found.length ? `${M.count(found.length)} features, strongest first.` : none,
+      el("p", { class: "said", role: "status" }, found.length ? `${M.count(usual.length)} features, strongest first.` : none,
         partly ? " None matches all of the words; these match one." : ""),
       runs.length > 1 ? choose : null, shown));
     draw("all");
@@ -115,7 +117,10 @@
       name.replaceChildren(M.featureName(row), ...row.kinds.slice(0, 3).map((k) => el("span", { class: "kind" }, M.visible(k))));
       if (row.best) best.replaceChildren(M.snippet(row.best, row.texts, M.dense(row.best[2], row.best[0].length)[row.best[1]]));
     }, (error) => { name.textContent = M.visible(error.message); });
-    const why = match.how === 2 ? `logit effect ${M.number(match.activation)}` : `activation ${M.number(match.activation)}, ${M.percent(match.share)} of its top examples`;
+    const why = [`${M.percent(match.share)} of this kind, activation ${M.number(match.activation)}`,
+      `activation ${M.number(match.activation)}, ${M.percent(match.share)} of its top examples`,
+      `logit effect ${M.number(match.activation)}`,
+      `in ${M.percent(match.share)} of its top examples`][match.how];
     return el("li", {}, el("a", { href: M.link("feature", run.sweep, run.name, match.feature) },
       el("span", { class: "id" }, el("bdi", {}, M.visible(run.name)), `/${match.feature}`), name, best,
       el("span", { class: "why" }, why)));
