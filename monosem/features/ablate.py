@@ -98,15 +98,18 @@ class ByToken:
         changes = np.zeros(len(job), bool)
         changes[of[own]] = True
         jobs = _Jobs(feature[job], place[job], act[job], changes)
-        loss, ends = self._run(jobs, decoder_FW)
+        loss, ends = self._run(jobs, self.way.moves(decoder_FW))
         shown = column < w
         out.loss[example[shown], column[shown]] = loss[of[shown]]
         for target, values in zip((out.up, out.up_values, out.down, out.down_values), ends, strict=True):
             target[example[own]] = values[of[own]]
         return out
 
-    def _run(self, jobs: "_Jobs", decoder_FW: Tensor) -> tuple[np.ndarray, tuple[np.ndarray, ...]]:
-        """Loss effects [j], and the ends of the logits' changes, [j, k] each (zeros where not asked for)."""
+    def _run(self, jobs: "_Jobs", moves_FS: Tensor) -> tuple[np.ndarray, tuple[np.ndarray, ...]]:
+        """Loss effects [j], and the ends of the logits' changes, [j, k] each (zeros where not asked for).
+
+        moves_FS   what an activation of 1 of each feature adds to the rows that `way.finish` takes
+        """
         T, size = self.host.context_length, self.host.batch()
         loss = np.zeros(len(jobs.place), np.float32)
         ends = tuple(np.zeros((len(loss), CHANGES), kind) for kind in (np.int32, np.float32) * 2)
@@ -117,30 +120,31 @@ class ByToken:
             tokens = self.host.tokens(ids)
             first, last = np.searchsorted(context, [ids[0], ids[-1] + 1])
             row = np.searchsorted(ids, context[first:last]) * T + jobs.place[first:last] % T
-            self._batch(tokens, row, jobs, range(first, last), decoder_FW, loss, ends)
+            self._batch(tokens, row, jobs, range(first, last), moves_FS, loss, ends)
         return loss, ends
 
-    def _batch(self, tokens_BT, row, jobs, numbers, decoder_FW, loss, ends) -> None:
+    def _batch(self, tokens_BT, row, jobs, numbers, moves_FS, loss, ends) -> None:
         """Jobs `numbers`, at rows `row` of a batch of contexts laid out one after another."""
         points = list(dict.fromkeys([self.host.hook_point, self.way.beside]))
         found = self.host.model.capture(tokens_BT, points)
-        x, beside = (found[name].flatten(0, 1) for name in (self.host.hook_point, self.way.beside))
         used, of_row = np.unique(row, return_inverse=True)
-        used = torch.from_numpy(used)
-        clean = self.way.finish(x[used], beside[used])
-        following = torch.nn.functional.pad(tokens_BT[:, 1:], (0, 1)).flatten()
-        clean_loss = _loss(clean, following[used])
+        at_used = torch.from_numpy(used)
+        x, beside = (found[name].flatten(0, 1)[at_used] for name in (self.host.hook_point, self.way.beside))
+        base = self.way.base(x, beside)
+        clean = self.way.finish(base, beside)
+        following = torch.nn.functional.pad(tokens_BT[:, 1:], (0, 1)).flatten()[at_used]
+        clean_loss = _loss(clean, following)
         step = max(1, LOGITS_AT_ONCE // clean.shape[1])
         for a in range(0, len(row), step):
-            at, here = torch.from_numpy(row[a : a + step]), torch.from_numpy(of_row[a : a + step])
-            chosen = np.arange(numbers.start + a, numbers.start + a + len(at))
+            here = torch.from_numpy(of_row[a : a + step])
+            chosen = np.arange(numbers.start + a, numbers.start + a + len(here))
             act = torch.from_numpy(jobs.act[chosen])[:, None]
-            d = decoder_FW[torch.from_numpy(jobs.feature[chosen])]
-            logits = self.way.finish(x[at] - act * d, beside[at])
-            loss[chosen] = (_loss(logits, following[at]) - clean_loss[here]).numpy()
+            move = moves_FS[torch.from_numpy(jobs.feature[chosen])]
+            logits = self.way.finish(base[here] - act * move, beside[here])
+            loss[chosen] = (_loss(logits, following[here]) - clean_loss[here]).numpy()
             asked = np.flatnonzero(jobs.changes[chosen])
             if len(asked):
-                for target, values in zip(ends, _ends(logits[asked] - clean[here[asked]]), strict=True):
+                for target, values in zip(ends, _ends(logits, asked, clean, of_row[a + asked]), strict=True):
                     target[chosen[asked]] = values
 
 
@@ -182,7 +186,7 @@ class ByContext:
                     first, n = int(examples.first[e] % T), int(examples.width[e])
                     out.loss[e, :n] = effect[i, first : first + n].numpy()
                     p = int(examples.place[e] % T)
-                    ends = _ends((ablated[i, p] - clean[i, p])[None])
+                    ends = _ends(ablated[i], np.array([p]), clean[i], np.array([p]))
                     for target, values in zip((out.up, out.up_values, out.down, out.down_values), ends, strict=True):
                         target[e] = values[0]
         return out
@@ -215,13 +219,11 @@ def _token_losses(logits_BTV: Tensor, tokens_BT: Tensor) -> Tensor:
     return torch.nn.functional.pad(loss, (1, 0))
 
 
-def _ends(change_nV: Tensor) -> tuple[np.ndarray, ...]:
-    """(up, their changes, down, their changes), each [n, CHANGES]."""
-    change = change_nV.float().contiguous().numpy()
-    high, low = (np.zeros((len(change), CHANGES), np.int64) for _ in range(2))
-    shared_out(loops.extremes, len(change), change, CHANGES, high, low)
-    return tuple(
-        part
-        for at in (high, low)
-        for part in (at.astype(np.int32), np.take_along_axis(change, at, axis=1))
-    )
+def _ends(after_nV: Tensor, after: np.ndarray, before_mV: Tensor, before: np.ndarray) -> tuple[np.ndarray, ...]:
+    """Of rows `after` of one against rows `before` of the other: (up, their changes, down, their changes), each
+    [rows, CHANGES]."""
+    up, down = (np.zeros((len(after), CHANGES), np.int32) for _ in range(2))
+    up_values, down_values = (np.zeros((len(after), CHANGES), np.float32) for _ in range(2))
+    logits = [t.float().contiguous().numpy() for t in (after_nV, before_mV)]
+    shared_out(loops.changes, len(after), logits[0], after, logits[1], before, CHANGES, up, up_values, down, down_values)
+    return up, up_values, down, down_values

@@ -266,6 +266,30 @@ def extremes(rows, k, high, low, lo, hi):
 
 
 @ranged
+def changes(after, after_row, before, before_row, k, up, up_values, down, down_values, lo, hi):
+    """The k places [m, k] where after[after_row[i]] is most above before[before_row[i]], most first, and most below.
+
+    As `extremes` of the difference, which is not held.
+    """
+    for i in range(lo, hi):
+        a, b = after[after_row[i]], before[before_row[i]]
+        for v in range(len(a)):
+            x = a[v] - b[v]
+            if v < k or x > up_values[i, k - 1]:
+                j = min(v, k - 1)
+                while j > 0 and x > up_values[i, j - 1]:
+                    up[i, j], up_values[i, j] = up[i, j - 1], up_values[i, j - 1]
+                    j -= 1
+                up[i, j], up_values[i, j] = v, x
+            if v < k or x < down_values[i, k - 1]:
+                j = min(v, k - 1)
+                while j > 0 and x < down_values[i, j - 1]:
+                    down[i, j], down_values[i, j] = down[i, j - 1], down_values[i, j - 1]
+                    j -= 1
+                down[i, j], down_values[i, j] = v, x
+
+
+@ranged
 def histogram(rows, low, high, counts, first, last):
     """Counts of each of rows [m, V] in equal buckets between its low and high; all in the first if they are equal."""
     buckets = counts.shape[1]

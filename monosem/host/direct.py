@@ -111,19 +111,20 @@ def _rms_gain(norm: nn.Module, like: Tensor) -> Tensor:
     return norm(torch.ones(1, len(weight), dtype=like.dtype, device=weight.device))[0]
 
 
-Finish = Callable[[Tensor, Tensor], Tensor]
-
-
 @dataclass(frozen=True)
 class Continuation:
     """The rest of the forward pass where it works on each token alone.
 
     beside    the hook point whose activations are needed as well
-    finish    (rows [n, W] at the hook point, rows [n, D] of `beside`) -> logits [n, V]
+    base      (rows [n, W] at the hook point, rows [n, D] of `beside`) -> rows [n, S] of what they are added to
+    moves     vectors [F, W] at the hook point -> what they add to those rows, [F, S]
+    finish    (rows [n, S], rows [n, D] of `beside`) -> logits [n, V]
     """
 
     beside: str
-    finish: Finish
+    base: Callable[[Tensor, Tensor], Tensor]
+    moves: Callable[[Tensor], Tensor]
+    finish: Callable[[Tensor, Tensor], Tensor]
 
 
 def continuation(model: HostModel, hook_point: str) -> Continuation | None:
@@ -131,19 +132,35 @@ def continuation(model: HostModel, hook_point: str) -> Continuation | None:
     if not isinstance(model, OneLayerTransformer) or hook_point == "resid_pre":
         return None
 
-    def logits(x: Tensor) -> Tensor:
-        return model.unembed(model.norm_final(x))
+    def after_post(post: Tensor, _: Tensor) -> Tensor:
+        return model.unembed(model.norm_final(post))
 
-    def after_mid(mid: Tensor) -> Tensor:
-        return logits(mid + model.mlp_out(model.mlp_in(model.norm_mlp(mid)).relu()))
+    def after_mid(mid: Tensor, _: Tensor) -> Tensor:
+        return after_post(mid + model.mlp_out(model.mlp_in(model.norm_mlp(mid)).relu()), _)
 
-    ways: dict[str, tuple[str, Finish]] = {
-        "attn.z": ("resid_pre", lambda x, pre: after_mid(pre + model.attn_out(x))),
-        "attn.out": ("resid_pre", lambda x, pre: after_mid(pre + x)),
-        "resid_mid": ("resid_mid", lambda x, mid: after_mid(x)),
-        "mlp.pre": ("resid_mid", lambda x, mid: logits(mid + model.mlp_out(x.relu()))),
-        "mlp.post": ("resid_mid", lambda x, mid: logits(mid + model.mlp_out(x))),
-        "mlp.out": ("resid_mid", lambda x, mid: logits(mid + x)),
-        "resid_post": ("resid_mid", lambda x, mid: logits(x)),
+    def after_pre(pre: Tensor, mid: Tensor) -> Tensor:
+        return after_post(mid + model.mlp_out(pre.relu()), mid)
+
+    def itself(x: Tensor, _: Tensor | None = None) -> Tensor:
+        return x
+
+    def added(x: Tensor, beside: Tensor) -> Tensor:
+        return beside + x
+
+    def through(layer: nn.Linear) -> Callable[[Tensor], Tensor]:
+        return lambda x: nn.functional.linear(x, layer.weight)
+
+    def added_by(layer: nn.Linear) -> Callable[[Tensor, Tensor], Tensor]:
+        return lambda x, beside: beside + layer(x)
+
+    attn, mlp = model.attn_out, model.mlp_out
+    ways = {
+        "attn.z": ("resid_pre", added_by(attn), through(attn), after_mid),
+        "attn.out": ("resid_pre", added, itself, after_mid),
+        "resid_mid": ("resid_mid", itself, itself, after_mid),
+        "mlp.pre": ("resid_mid", itself, itself, after_pre),
+        "mlp.post": ("resid_mid", added_by(mlp), through(mlp), after_post),
+        "mlp.out": ("resid_mid", added, itself, after_post),
+        "resid_post": ("resid_mid", itself, itself, after_post),
     }
     return Continuation(*ways[hook_point])

@@ -139,6 +139,20 @@ def test_extremes_and_histogram():
             assert np.abs(np.cumsum(found) - np.cumsum(np.histogram(row.astype(np.float64), 40)[0])).max() <= 1
 
 
+def test_changes_are_the_extremes_of_the_difference():
+    rng = np.random.default_rng(3)
+    after, before = (rng.integers(-9, 9, size=(n, 50)).astype(np.float32) for n in (7, 4))  # many ties
+    at, of = np.array([6, 0, 0, 3, 5]), np.array([0, 3, 1, 1, 2])
+    places = [np.zeros((5, 5), np.int32) for _ in range(2)]
+    values = [np.zeros((5, 5), np.float32) for _ in range(2)]
+    loops.changes(after, at, before, of, 5, places[0], values[0], places[1], values[1], 0, 5)
+    difference = after[at] - before[of]
+    for sign, found, value in zip((-1, 1), places, values, strict=True):
+        wanted = np.argsort(sign * difference, axis=1, kind="stable")[:, :5]
+        assert np.array_equal(found, wanted)
+        assert np.array_equal(value, np.take_along_axis(difference, wanted, axis=1))
+
+
 def test_half_of_the_centred_effects_are_not_above_zero():
     v = centred(torch.randn(4, 301))
     assert ((v > 0).sum(dim=1) == 150).all() and ((v == 0).sum(dim=1) == 1).all()

@@ -22,8 +22,8 @@ def record(features: Table, examples: Examples, i: int, texts: Texts, related: l
         "ultralow": bool(features["ultralow"][i]) if features.valid("ultralow")[i] else False,
         "acts": _histogram(features, "act", i) if alive else None,
         "logits": _histogram(features, "logit", i),
-        "up": texts.pairs(features["top_logit_tokens"][i], features["top_logit_values"][i]),
-        "down": texts.pairs(features["bottom_logit_tokens"][i], features["bottom_logit_values"][i]),
+        "up": texts.pairs(features["top_logit_tokens"][i], features.rounded("top_logit_values")[i]),
+        "down": texts.pairs(features["bottom_logit_tokens"][i], features.rounded("bottom_logit_values")[i]),
         "neurons": _columns(features, i, "neuron_indices", "neuron_weights", "neuron_cosines", "neuron_l1_shares"),
         "correlated": _columns(
             features, i, "correlated_neuron_indices", "correlated_neuron_r", "correlated_neuron_cosines"
@@ -46,7 +46,7 @@ def _columns(features: Table, i: int, indices: str, *numbers: str) -> list | Non
     places = features[indices][i]
     if places is None:
         return None
-    columns = [listed(features[name][i]) for name in numbers]
+    columns = [listed(features.rounded(name)[i]) for name in numbers]
     return [list(entry) for entry in zip(places.tolist(), *columns, strict=True)]
 
 

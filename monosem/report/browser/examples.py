@@ -31,10 +31,13 @@ class Texts:
         return found
 
     def all(self, tokens: np.ndarray) -> list[int]:
-        return [self.place(token) for token in tokens.tolist()]
+        ids = tokens.tolist()
+        for token in dict.fromkeys(ids):
+            self.place(token)
+        return [self.places[token] for token in ids]
 
     def pairs(self, tokens: np.ndarray | None, values: np.ndarray | None) -> list:
-        """[place, value, place, value ...]; empty where there are none."""
+        """[place, value, place, value ...] of rounded values; empty where there are none."""
         if tokens is None or values is None:
             return []
         return [x for pair in zip(self.all(tokens), listed(values), strict=True) for x in pair]
@@ -71,7 +74,7 @@ class Examples:
     def encode(self, rows: range, texts: Texts) -> list[list]:
         """Examples of `rows`, whole."""
         a, b = rows.start, rows.stop
-        tokens, acts = self.table["tokens"].rows(a, b), self.table["activations"].rows(a, b)
+        tokens, acts = self.table["tokens"].rows(a, b), self.table.rounded("activations").rows(a, b)
         places = texts.all(tokens.values)
         bounds = tokens.starts.tolist()
         activations = sparse(acts.values, acts.starts)
@@ -89,18 +92,18 @@ class Examples:
 
     def brief(self, row: int, texts: Texts) -> list:
         """[tokens, centre, activations] of one example, for lists."""
-        tokens, acts = self.table["tokens"].rows(row, row + 1), self.table["activations"].rows(row, row + 1)
+        tokens, acts = self.table["tokens"].rows(row, row + 1), self.table.rounded("activations").rows(row, row + 1)
         return [texts.all(tokens.values), int(self.table["centre"][row]), sparse(acts.values, acts.starts)[0]]
 
     def _effects(self, a: int, b: int) -> list:
-        effects: Ragged = self.table["loss_effects"].rows(a, b)
+        effects: Ragged = self.table.rounded("loss_effects").rows(a, b)
         if not effects.present.any():
             return [None] * (b - a)
-        values = np.nan_to_num(effects.values.astype(np.float64))
+        values = np.nan_to_num(effects.values)
         return [e if there else None for e, there in zip(sparse(values, effects.starts), effects.present, strict=True)]
 
     def changes(self, way: str, a: int, b: int, texts: Texts) -> list:
-        tokens, values = self.table[f"{way}_tokens"].rows(a, b), self.table[f"{way}_values"].rows(a, b)
+        tokens, values = self.table[f"{way}_tokens"].rows(a, b), self.table.rounded(f"{way}_values").rows(a, b)
         if not tokens.present.any():
             return [None] * (b - a)
         flat = texts.pairs(tokens.values, values.values)

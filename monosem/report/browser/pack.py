@@ -6,6 +6,7 @@ file is plain ASCII out of the base64 alphabet: nothing in it can end a string, 
 
 import base64
 import json
+import math
 import re
 import zlib
 from itertools import pairwise
@@ -58,21 +59,24 @@ def rounded(x: np.ndarray | float, digits: int = 4) -> np.ndarray:
 
 def plain(x: float | None, digits: int = 4) -> float | None:
     """One number, rounded; None where it was not measured or is not finite."""
-    return None if x is None or not np.isfinite(x) else float(rounded(x, digits))
+    return None if x is None or not math.isfinite(x) else float(f"{x:.{digits}g}")
 
 
 def listed(values: np.ndarray) -> list[float | None]:
-    """Numbers for JSON, rounded; None for what is not finite."""
-    numbers = rounded(values)
-    return [x if ok else None for x, ok in zip(numbers.tolist(), np.isfinite(numbers).tolist(), strict=True)]
+    """Rounded numbers for JSON; None for what is not finite."""
+    numbers = values.tolist()
+    return numbers if bool(np.isfinite(values).all()) else [x if math.isfinite(x) else None for x in numbers]
 
 
 def sparse(values: np.ndarray, starts: np.ndarray) -> list[list]:
-    """For each stretch [starts[i], starts[i + 1]) of `values`: its non-zero entries as [place, value, place, ...]."""
+    """For each stretch [starts[i], starts[i + 1]) of `values`: its non-zero entries as [place, value, place, ...].
+
+    values   rounded already
+    """
     at = np.flatnonzero(values)
     row = np.searchsorted(starts, at, side="right") - 1
     flat: list = [None] * (2 * len(at))
     flat[0::2] = (at - starts[row]).tolist()
-    flat[1::2] = rounded(values[at]).tolist()
+    flat[1::2] = values[at].tolist()
     ends = (2 * np.searchsorted(at, starts)).tolist()
     return [flat[a:b] for a, b in pairwise(ends)]

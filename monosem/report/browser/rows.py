@@ -45,5 +45,5 @@ def row(features: Table, examples: Examples, i: int, texts: Texts, tops: list, f
 
 
 def _logits(features: Table, end: str, i: int, texts: Texts) -> list:
-    tokens, values = features[f"{end}_logit_tokens"][i], features[f"{end}_logit_values"][i]
+    tokens, values = features[f"{end}_logit_tokens"][i], features.rounded(f"{end}_logit_values")[i]
     return [] if tokens is None else texts.pairs(tokens[:LOGITS], values[:LOGITS])

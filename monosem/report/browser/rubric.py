@@ -39,7 +39,7 @@ class Sample:
         # What could tell the kind, or be looked up, is taken out: context, position and domain.
         blind = [[schema.GROUPS[groups[g][0]], [[*e[:7], -1, 0, -1] for e in groups[g][1]]] for g in kept]
         self.items[number] = {
-            "up": texts.pairs(features["top_logit_tokens"][i], features["top_logit_values"][i]),
+            "up": texts.pairs(features["top_logit_tokens"][i], features.rounded("top_logit_values")[i]),
             "max": plain(features["max_activation"][i]),
             "groups": blind,
             "texts": texts.texts,

@@ -1,7 +1,7 @@
 """The feature tables of a run, read for the site slice by slice (monosem/features/schema.py says what is in them)."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
@@ -10,6 +10,7 @@ import pyarrow.parquet as pq
 
 from monosem.errors import IntegrityError
 from monosem.features import schema
+from monosem.report.browser.pack import rounded
 from monosem.store.plain import unpack_json
 from monosem.store.store import Store
 
@@ -37,12 +38,21 @@ class Table:
     def __init__(self, table: pa.Table):
         self.table, self.length = table, table.num_rows
         self._columns: dict[str, object] = {}
+        self._rounded: dict[str, np.ndarray | Ragged] = {}
         self._valid: dict[str, np.ndarray] = {}
 
     def __getitem__(self, name: str):
         if name not in self._columns:
             self._columns[name] = _column(self.table.column(name))
         return self._columns[name]
+
+    def rounded(self, name: str) -> "np.ndarray | Ragged":
+        """The column with the few digits that pages show, float64."""
+        if name not in self._rounded:
+            whole = self[name]
+            ragged = isinstance(whole, Ragged)
+            self._rounded[name] = replace(whole, values=rounded(whole.values)) if ragged else rounded(whole)
+        return self._rounded[name]
 
     def valid(self, name: str) -> np.ndarray:
         """[rows] bool: where the column is not null."""

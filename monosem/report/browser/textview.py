@@ -29,7 +29,7 @@ def write_texts(site: Site, name: str, tables: FeatureTables, vocabulary: Vocabu
 
 
 def _text(table: Table, a: int, b: int, texts: Texts, names: list[list[str]], largest: np.ndarray) -> dict:
-    active, strengths = table["features"].rows(a, b), table["activations"].rows(a, b)
+    active, strengths = table["features"].rows(a, b), table.rounded("activations").rows(a, b)
     flat: list = [None] * (2 * len(active.values))
     flat[0::2], flat[1::2] = active.values.tolist(), listed(strengths.values)
     ends = (2 * active.starts).tolist()
