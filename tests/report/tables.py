@@ -20,7 +20,8 @@ from monosem.store.plain import pack_json
 from monosem.store.store import LocalStore, open_store
 
 KINDS = {
-    "english": [" the", " river", " of", " stone", " bridge", " quiet", " engine", ".", ",", " and", " harbour"],
+    "english": [" the", " river", " of", " stone", " bridge", " quiet", " engine", ".", ",", " and", " harbour",
+                " winter", " letter", " glass", " north", " mill", " wheat", " candle", " orchard", " market", " slow", " green", " wheel"],
     "arabic": [" \u0627\u0644\u0643\u062a\u0627\u0628", " \u0639\u0644\u0645", " \u0645\u0646", " \u0646\u0647\u0631", " \u0628\u064a\u062a"],
     "hebrew": ["\\xd7", "\\xa9", " \u05e9\u05dc\u05d5\u05dd", " \u05e1\u05e4\u05e8", "\\x9c", " \u05d0\u05d1"],
     "dna": ["ACG", "TTGA", "CCGT", "GATT", "TAGC", "GGCA"],

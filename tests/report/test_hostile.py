@@ -39,7 +39,7 @@ def harmless(text: str) -> str:
 def sites(tmp_path_factory):
     """(hostile, harmless). Kinds and domains are rules on the text itself, so they are left out of the comparison; no
     map, which shows the same words by the same means."""
-    assert len(PAYLOADS) == 50 and len(set(PAYLOADS)) == 50 and len(PLACES) == len(set(PLACES))
+    assert len(PAYLOADS) == 50 and len(set(PAYLOADS)) == 50 and len(PLACES) == len(set(PLACES)) >= 50
     out = []
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(atlas, "is_available", lambda: False)

@@ -12,6 +12,7 @@ from importlib import resources
 import jinja2
 
 from monosem.errors import InputError
+from monosem.memory import without_cycle_search
 from monosem.report.browser import atlas, kinds
 from monosem.report.browser.mapping import Map
 from monosem.report.browser.pack import Site
@@ -127,7 +128,8 @@ def _write_runs(site: Site, sweep: Sweep, related: Related, index: TermIndex, nu
     """Everything of the runs but their indexes; by name, who writes those."""
     opened = [run for run in sweep.runs if run.tables]
     vocabulary, writers, samples = Vocabulary(sweep.vocabulary), {}, {}
-    with PhaseProgress("browser", sum(run.tables.size for run in opened), "features") as progress:
+    total = sum(run.tables.size for run in opened)
+    with PhaseProgress("browser", total, "features") as progress, without_cycle_search():
         for run in sorted(opened, key=lambda run: run.record is not None):  # neurons first: exercises need them
             writer = RunWriter(site, run.data_name, numbers[run.data_name], vocabulary, related, index)
             writer.sample = samples[run.name] = Sample(run.data_name, run.tables)
