@@ -1,8 +1,8 @@
 """Memory management of the process: the C library's, and Python's search for cycles.
 
-`keep_freed_memory`: each training step frees and asks again for the same large blocks. Blocks above 32 MB glibc maps and unmaps
-every time, and the page faults then cost more than the arithmetic: a pretraining step of the host model went
-from 11 to 27 thousand tokens/s (one thread, bf16).
+`keep_freed_memory`: each training step frees and asks again for the same large blocks. Blocks above 32 MB glibc maps
+and unmaps every time, and the page faults then cost more than the arithmetic: a pretraining step of the host model
+went from 11 to 27 thousand tokens/s (one thread, bf16).
 
 `without_cycle_search`: where millions of small lists are alive, Python looks through them all again and again for
 cycles that are not there. Writing the feature browser of 8,192 features took 45 s with and 31 s without.

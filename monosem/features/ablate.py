@@ -224,6 +224,7 @@ def _ends(after_nV: Tensor, after: np.ndarray, before_mV: Tensor, before: np.nda
     [rows, CHANGES]."""
     up, down = (np.zeros((len(after), CHANGES), np.int32) for _ in range(2))
     up_values, down_values = (np.zeros((len(after), CHANGES), np.float32) for _ in range(2))
-    logits = [t.float().contiguous().numpy() for t in (after_nV, before_mV)]
-    shared_out(loops.changes, len(after), logits[0], after, logits[1], before, CHANGES, up, up_values, down, down_values)
+    logits_n, logits_m = (t.float().contiguous().numpy() for t in (after_nV, before_mV))
+    rows = (logits_n, after, logits_m, before)
+    shared_out(loops.changes, len(after), *rows, CHANGES, up, up_values, down, down_values)
     return up, up_values, down, down_values
