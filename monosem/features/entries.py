@@ -17,8 +17,9 @@ from monosem.sae.kernels.cpu import shared_out
 from monosem.sae.model import Sae
 from monosem.sae.products import encoder_product
 
-CHUNK_ROWS = 2048
-"""Rows encoded at a time."""
+CHUNK_ROWS, CHUNK_VALUES = (256, 2048), 1 << 23
+"""Rows encoded at a time: so many, within the limits, that the product holds no more values. Blocks of hundreds of
+megabytes, asked for again and again, leave the C library with holes that add up to gigabytes."""
 SHARE = 1 / 16
 """Share of active features that room is kept for at first; where a group of rows has more, fewer rows at a time."""
 
@@ -59,13 +60,17 @@ def active_entries(sae: Sae, rows_nD: Tensor) -> Entries:
     """Entries of rows [n, D]; places are row numbers. The same numbers as `sae.encode`, but for rounding."""
     if sae.config.variant in ("batch_topk", "matryoshka"):
         raise InputError(f"variant {sae.config.variant}: its features depend on the batch; convert it for use first")
-    chunks = range(0, len(rows_nD), CHUNK_ROWS)
-    found = [part for lo in chunks for part in _encoded(sae, rows_nD, lo, CHUNK_ROWS, SHARE)]
+    chunk = chunk_rows(sae.config.d_sae)
+    found = [part for lo in range(0, len(rows_nD), chunk) for part in _encoded(sae, rows_nD, lo, chunk, SHARE)]
     row, feature, value = (np.concatenate([part[i] for part in found]) for i in range(3))
     start = np.zeros(sae.config.d_sae + 1, np.int64)
     place, ordered = np.empty(len(row), np.int32), np.empty(len(row), np.float32)
     loops.by_feature(feature, row, value, start, place, ordered)
     return Entries(start, place, ordered)
+
+
+def chunk_rows(features: int) -> int:
+    return min(max(CHUNK_ROWS[0], CHUNK_VALUES // features), CHUNK_ROWS[1])
 
 
 def _encoded(sae: Sae, rows_nD: Tensor, lo: int, n: int, share: float) -> Iterator[tuple[np.ndarray, ...]]:

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 
 from monosem.config.job import FeaturesConfig, HostConfig
 from monosem.features import schema
+from monosem.features.entries import chunk_rows
 from monosem.features.examples import Choice
 
 MIB = 2**20
@@ -187,7 +188,7 @@ class Plan:
         """Most bytes of each kind of task, beside libraries. L0 as measured after training, and a quarter more.
 
         collect   rows: slice_tokens * widths * 8;  one subject's entries, thrice: 36 slice_tokens L0;  its sums with
-                  coordinates, twice: 16 F D;  the encoder's tile and room for entries
+                  coordinates, twice: 16 F D;  the encoder's tile and room for entries: 5 rows F
         merge     entries of the group: 28 N L0 F_group / F;  sums with coordinates and decoders: 28 F_group D;
                   examples: F_group * places * (24 w + 100);  logits of a batch, and of ablated rows
         relate    entries of a run and another by feature and place: 44 N' (L0 + L0')
@@ -199,7 +200,8 @@ class Plan:
         biggest = max(s.d_sae * s.d_in for s in self.subjects)
         dictionaries = sum(8 * s.d_sae * s.d_in for s in self.subjects)
         forward = 16 * self.context_length * 24 * max(widths.values())
-        tile = 256 * MIB + 2048 * 8 * max(s.d_sae for s in self.subjects) // 16
+        most = max(s.d_sae for s in self.subjects)
+        tile = max(256 * MIB, chunk_rows(most) * most * 5)
         collect = slice_tokens * (8 * sum(widths.values()) + 36 * max(l0)) + 16 * biggest + tile
         runs = sorted(x for x, s in zip(l0, self.subjects, strict=True) if s.kind != NEURONS)
         same = dictionaries + forward + host_bytes

@@ -1,0 +1,91 @@
+"""What a feature pass costs as the dictionary grows: phases, the encoder's product, peak memory against the plan.
+
+    python -m tests.bench.features STORE/sweeps/SWEEP/runs/8x STORE/sweeps/SWEEP/runs/64x [features.tokens=... ...]
+
+Each pass runs in a process of its own, from nothing, on a copy of the run's sweep without its features. `product` is the
+encoder's product on as many rows, alone, in the tiles that the pass makes. L0 should be equal for the ratio to mean
+anything.
+"""
+
+import json
+import resource
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections import defaultdict
+from pathlib import Path
+
+import torch
+
+from monosem.features.state import State
+from monosem.features.tasks import run_task
+from monosem.stages.features import features_need, run_features, sweep_and_run
+from monosem.stages.resume import stored_job
+from monosem.store.store import open_store
+from tests.bench.timing import say, say_json
+
+
+def one_pass(uri: str, overrides: list[str]) -> dict:
+    """Seconds by phase, the product's, bytes."""
+    root, sweep, name = sweep_and_run(uri)
+    job = stored_job(f"{root}/{sweep}", overrides)
+    seconds: dict[str, float] = defaultdict(float)
+    planned, rows, encoder = 0, 0, None
+
+    def run(state: State, phase: list[tuple[str, int]], done) -> None:
+        nonlocal planned, rows, encoder
+        planned, rows = features_need(state).bytes, state.plan.tokens
+        encoder = state.sae(0).W_enc
+        for n, (kind, number) in enumerate(phase):
+            began = time.perf_counter()
+            run_task(state, kind, number)
+            seconds[kind] += time.perf_counter() - began
+            done(n + 1)
+
+    began = time.perf_counter()
+    run_features(open_store(root), sweep, job.features, job.learner.threads, lambda line: None, run, name)
+    whole = time.perf_counter() - began
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    return {"whole": whole, **seconds, "product": product(encoder, rows), "peak": peak, "planned": planned}
+
+
+def product(W_enc: torch.Tensor, rows: int) -> float:
+    """Seconds that the product of so many rows takes, in tiles of 2,048 columns."""
+    x, taken = torch.randn(4096, W_enc.shape[0]), 0.0
+    tiles = [tile.contiguous() for tile in W_enc.split(2048, dim=1)]
+    for turn in range(3):
+        began = time.perf_counter()
+        for tile in tiles:
+            x @ tile
+        taken += time.perf_counter() - began if turn else 0.0
+    return taken / 2 * rows / len(x)
+
+
+def main(uris: list[str], overrides: list[str]) -> None:
+    results = []
+    for uri in uris:
+        with tempfile.TemporaryDirectory() as folder:
+            root, sweep, name = sweep_and_run(uri)
+            leave_out = shutil.ignore_patterns("features", "browser", "wandb", "checkpoints")
+            shutil.copytree(root, f"{folder}/s", ignore=leave_out)
+            command = [sys.executable, "-m", "tests.bench.features", "--one", f"{folder}/s/sweeps/{sweep}/runs/{name}"]
+            done = subprocess.run([*command, *overrides], stdout=subprocess.PIPE, check=True, text=True)
+        found = json.loads(done.stdout.splitlines()[-1])
+        results.append(found)
+        shown = (f"{k} {v / 2**20:,.0f} MiB" if k in ("peak", "planned") else f"{k} {v:.1f} s" for k, v in found.items())
+        say(f"{Path(uri).name:>6}  " + "  ".join(shown))
+    first, last = results[0], results[-1]
+    rest = [r["whole"] - r["product"] for r in (first, last)]
+    say(f"without the product {rest[0]:.1f} s and {rest[1]:.1f} s: {rest[1] / rest[0]:.2f}x")
+    say_json(bench="features", passes=dict(zip(uris, results, strict=True)), overrides=overrides)
+
+
+if __name__ == "__main__":
+    given = [a for a in sys.argv[1:] if a != "--one"]
+    named, more = [a for a in given if "=" not in a], [a for a in given if "=" in a]
+    if "--one" in sys.argv:
+        say(json.dumps(one_pass(named[0], more)))
+    else:
+        main(named, more)
