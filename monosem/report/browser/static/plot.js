@@ -92,6 +92,24 @@
     return c.svg;
   };
 
+  /** Where a name of so many characters can stand beside (x, y): the first place that no mark and no other name takes. */
+  function place(x, y, length, marks, taken, width) {
+    const wide = 7 * length;
+    const places = [
+      { left: x + 8, x: x + 8, y: y + 4, "text-anchor": "start" }, { left: x - 8 - wide, x: x - 8, y: y + 4, "text-anchor": "end" },
+      { left: x - wide / 2, x, y: y - 9, "text-anchor": "middle" }, { left: x - wide / 2, x, y: y + 17, "text-anchor": "middle" },
+    ];
+    const free = ({ left, y: base }) => {
+      const [right, top, bottom] = [left + wide, base - 10, base + 2];
+      return left > 0 && right < width && !marks.some(([a, b]) => a + 5 > left && a - 5 < right && b + 5 > top && b - 5 < bottom)
+        && !taken.some((t) => t.left < right && t.left + t.wide > left && t.y - 10 < bottom && t.y + 2 > top);
+    };
+    const found = places.find(free);
+    if (!found) return null;
+    taken.push({ ...found, wide });
+    return { x: found.x, y: found.y, "text-anchor": found["text-anchor"] };
+  }
+
   /** Points { x, y, name, href, colour, front }, the front joined by a line; names stand beside the points. */
   M.scatter = (title, points, { xlabel, ylabel, ylo, yhi } = {}) => {
     const xs = points.map((p) => p.x), ys = points.map((p) => p.y);
@@ -101,14 +119,13 @@
       { lo: ylo ?? Math.max(0, low - spare), hi: yhi ?? high + spare, label: ylabel });
     const front = points.filter((p) => p.front).sort((a, b) => a.x - b.x);
     c.plane.append(el("polyline", { class: "front", points: front.map((p) => `${c.x(p.x)},${c.y(p.y)}`).join(" ") }));
-    const taken = [];
-    for (const p of points) {
-      const x = c.x(p.x), y = c.y(p.y);
+    const marks = points.map((p) => [c.x(p.x), c.y(p.y)]), taken = [];
+    for (const [i, p] of points.entries()) {
+      const [x, y] = marks[i], shown = M.visible(p.name, 16);
       const said = `${p.name}: L0 ${M.number(p.x)}, ${ylabel} ${M.number(p.y)}`;
       const mark = el("circle", { cx: x, cy: y, r: 5, class: `fill c${p.colour}${p.front ? "" : " hollow"}` }, el("title", { svg: true }, said));
-      const clash = taken.some(([a, b]) => Math.abs(a - x) < 46 && Math.abs(b - y) < 11);
-      if (!clash) taken.push([x, y]);
-      const name = clash ? null : el("text", x > c.width - 70 ? { x: x - 8, y: y + 4, "text-anchor": "end" } : { x: x + 8, y: y + 4 }, M.visible(p.name, 16));
+      const spot = place(x, y, shown.length, marks, taken, c.width);
+      const name = spot && el("text", spot, shown);
       c.plane.append(p.href ? el("a", { svg: true, href: p.href, "aria-label": said }, mark, name) : el("g", {}, mark, name));
     }
     return c.svg;
