@@ -71,6 +71,7 @@ train: {{steps: 60, batch_size: 64, lr: 0.003, resample_steps: [20, 40], resampl
 learner: {{threads: 1}}
 evaluate: {{contexts: 8, rows: 256}}
 track: {{wandb: disabled}}
+features: {{enabled: false}}
 """
     )
     return path

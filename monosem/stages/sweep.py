@@ -36,7 +36,7 @@ def run_sweep(job: SweepJob, executor: Executor, say: Callable[[str], None]) -> 
         errors = _train(spec, open_runs, executor).errors
         for name, error in errors.items():
             say(f"run {name} failed: {error}")
-    pages = (layout.summary(job.name), f"{layout.browser(job.name)}/index.html")
+    pages = [layout.summary(job.name)] + [f"{layout.browser(job.name)}/index.html"] * job.features.enabled
     if open_runs or not all(store.exists(page) for page in pages):
         finish(store, spec, executor, say)
     else:

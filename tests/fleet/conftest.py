@@ -20,6 +20,7 @@ train: {{steps: 300, batch_size: 64, lr: 0.003, resample_steps: [60, 120], resam
 learner: {{threads: 1}}
 evaluate: {{contexts: 8, rows: 256}}
 track: {{wandb: disabled}}
+features: {{enabled: false}}
 """
     )
     return path

@@ -40,6 +40,7 @@ learner: {{threads: 1}}
 evaluate: {{contexts: 8, rows: 256}}
 dataset: {{shard_rows: 1000}}
 track: {{wandb: disabled}}
+features: {{enabled: false}}
 """
     )
     assert run_cli("sweep", job, TWO, "--inline") == 0

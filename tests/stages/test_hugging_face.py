@@ -31,6 +31,7 @@ sae: {{expansion_factor: 2, l1_coefficient: 0.01}}
 train: {{steps: 30, batch_size: 64, resample_steps: [], init_rows: 128, checkpoint_every: 10}}
 evaluate: {{contexts: 8, rows: 256}}
 track: {{wandb: disabled}}
+features: {{enabled: false}}
 """
         )
         return path
