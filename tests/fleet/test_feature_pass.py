@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from monosem.cli.main import main as run_cli
+from tests.conftest import run_cli
 from tests.fleet import sweeps
 from tests.fleet.nodes import two_nodes
 from tests.fleet.processes import kill_one, wait_until
