@@ -162,11 +162,18 @@ def evaluate(args: argparse.Namespace) -> int:
 
 
 def features(args: argparse.Namespace) -> int:
-    from monosem.stages.features import features_of
+    from monosem.stages.features import features_of, inline_tasks
+
+    tasks = inline_tasks
+    if args.address:
+        from monosem.fleet.features import FeatureTasks
+
+        def tasks(job):
+            return FeatureTasks(args.address, job)
 
     overrides = [item for item in args.uri if re.match(r"[a-z_]+(\.[a-z_]+)*=", item)]
     for uri in (item for item in args.uri if item not in overrides):
-        features_of(uri, [*overrides, *args.overrides], _say)
+        features_of(uri, [*overrides, *args.overrides], _say, tasks)
     return 0
 
 

@@ -263,6 +263,8 @@ def _features(verbs) -> None:
         "monosem features ./monosem-store/quickstart features.tokens=1_000_000",
     )
     parser.add_argument("uri", nargs="+", metavar="URI", help="STORE/SWEEP, or a run's directory in its store")
+    there = "on a running Ray cluster, by stream.workers processes (default: here)"
+    parser.add_argument("--address", metavar="auto|HOST:PORT", help=there)
     parser.set_defaults(overrides=[])
 
 

@@ -1,11 +1,16 @@
 """The executor that works on Ray: reach a cluster, check that the job fits, run the fleet."""
 
+from contextlib import AbstractContextManager
+
+from monosem.config.job import SweepJob
 from monosem.errors import InputError
 from monosem.fleet.cluster import connected, set_environment
+from monosem.fleet.features import FeatureTasks
 from monosem.fleet.policy import CPUS
 from monosem.plan.cost import GroupShape
 from monosem.stages.budget import Need, Shapes, memory_plan, object_store_bytes, shapes_of
 from monosem.stages.executor import Keeping, Report, Status, open_writers, tee_of
+from monosem.stages.features import TaskRunner, inline_tasks
 from monosem.stages.signals import stop_on_signal
 from monosem.stages.spec import RunSpec, SweepSpec, pack_runs, seats
 
@@ -30,6 +35,10 @@ class RayExecutor:
 
     def harvest(self, spec: SweepSpec, keeping: Keeping, report: Report) -> Status:
         return self._run(spec, [], keeping, report)
+
+    def feature_tasks(self, job: SweepJob) -> AbstractContextManager[TaskRunner]:
+        """On the nodes of a cluster; where Ray would be one of our own, this process has the whole machine."""
+        return inline_tasks(job) if self.local else FeatureTasks(self.address, job)
 
     def _run(self, spec: SweepSpec, packs: list, keeping: Keeping | None, report: Report) -> Status:
         set_environment(self.address)

@@ -25,11 +25,13 @@ class Product:
 
     x_BD, W_DF  the factors as products take them, or
     whole_BF    the product itself
+    room        float32, where tiles may be made, if they find room there: kept by who makes many products
     """
 
     x_BD: Tensor | None = None
     W_DF: Tensor | None = None
     whole_BF: Tensor | None = None
+    room: Tensor | None = None
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -50,10 +52,16 @@ class Product:
             yield 0, self.whole_BF
             return
         rows = max(TILE_ROWS, TILE_BYTES // (F * self.x_BD.element_size())) // multiple * multiple
-        tile = self.x_BD.new_empty(min(rows, B), F)
+        tile = self._tile(min(rows, B))
         for lo in range(0, B, rows):
             x = self.x_BD[lo : lo + rows]
             yield lo, torch.mm(x, self.W_DF, out=tile[: len(x)])
+
+    def _tile(self, rows: int) -> Tensor:
+        F, room = self.shape[1], self.room
+        if room is None or room.dtype != self.x_BD.dtype or room.numel() < rows * F:
+            return self.x_BD.new_empty(rows, F)
+        return room[: rows * F].view(rows, F)
 
     def columns(self, features: Tensor) -> Tensor:
         """The product with some features alone, [B, n]."""

@@ -3,10 +3,12 @@
 import os
 import tempfile
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
+from monosem.config.job import SweepJob
 from monosem.dataset.rows import DatasetRows
 from monosem.dataset.writer import DatasetWriter
 from monosem.errors import InputError, Interrupted
@@ -14,6 +16,7 @@ from monosem.learn.loop import PackLoop
 from monosem.memory import keep_freed_memory
 from monosem.stages import canary
 from monosem.stages.budget import Need, Shapes, check_memory, memory_plan
+from monosem.stages.features import TaskRunner, inline_tasks
 from monosem.stages.keep import Tee, open_writer
 from monosem.stages.learning import make_harvester, make_loop
 from monosem.stages.replay import find_dataset
@@ -71,6 +74,10 @@ class Executor(Protocol):
         """Keep the rows; train nothing."""
         ...
 
+    def feature_tasks(self, job: SweepJob) -> AbstractContextManager[TaskRunner]:
+        """Who does the tasks of the feature pass."""
+        ...
+
 
 class MemoryCheck:
     """What `prepare` asks before anything is built: refuses a plan that does not fit, and remembers it as a line."""
@@ -97,6 +104,7 @@ class InlineExecutor:
     """All runs in this process, one after the other on every batch."""
 
     local = one_rank = True
+    feature_tasks = staticmethod(inline_tasks)
 
     def plan(self, shapes: Shapes, runs: tuple[RunSpec, ...], keeps: bool) -> list[Need]:
         c = shapes.job.learner

@@ -4,14 +4,16 @@ What can do tasks is handed in, so that this file knows no Ray: `TaskRunner`.
 """
 
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
 
-from monosem.config.job import FeaturesConfig, HostConfig
+from monosem.config.job import FeaturesConfig, HostConfig, SweepJob
 from monosem.config.load import to_plain
 from monosem.errors import InputError
 from monosem.features import schema
-from monosem.features.plan import DICTIONARY, NEURONS, OTHER, Plan, Subject, is_neurons, tasks
+from monosem.features.plan import DICTIONARY, NEURONS, OTHER, Plan, Subject, is_neurons
+from monosem.features.plan import tasks as tasks_of
 from monosem.features.publish import fingerprint, is_published, is_sweep_published, publish, sweep_depends
 from monosem.features.state import State
 from monosem.features.tasks import run_task
@@ -32,9 +34,11 @@ TaskRunner = Callable[[State, list[tuple[str, int]], Callable[[int], None]], Non
 
 
 def run_inline(state: State, phase: list[tuple[str, int]], done: Callable[[int], None]) -> None:
-    """In this process, one after another."""
+    """In this process, one after another. InputError if this machine has not the memory for it."""
     from monosem.errors import Interrupted
 
+    check_memory([features_need(state)], os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
+    keep_freed_memory()
     with stop_on_signal() as should_stop:
         for n, (name, number) in enumerate(phase):
             run_task(state, name, number)
@@ -43,14 +47,27 @@ def run_inline(state: State, phase: list[tuple[str, int]], done: Callable[[int],
                 raise Interrupted("stopped; the same command goes on with the next task")
 
 
-def features_of(uri: str, overrides: list[str], say: Say, run: TaskRunner = run_inline) -> None:
+@contextmanager
+def inline_tasks(job: SweepJob) -> Iterator[TaskRunner]:
+    """The tasks of a job in this process."""
+    yield run_inline
+
+
+Tasks = Callable[[SweepJob], AbstractContextManager[TaskRunner]]
+"""Who does the tasks of a job, from its first to its last."""
+CHANGEABLE = ("features.", "learner.threads=", "stream.workers=")
+
+
+def features_of(uri: str, overrides: list[str], say: Say, tasks: Tasks = inline_tasks) -> None:
     """The feature pass of a sweep or of one run, by the features section it was made with and `overrides` of that."""
-    outside = [o for o in overrides if not o.startswith(("features.", "learner.threads="))]
+    outside = [o for o in overrides if not o.startswith(CHANGEABLE)]
     if outside:
-        raise InputError(f"override {outside[0]!r}: only features.* and learner.threads can be changed here")
+        allowed = "features.*, learner.threads and stream.workers"
+        raise InputError(f"override {outside[0]!r}: only {allowed} can be changed here")
     root, sweep, name = sweep_and_run(uri)
     job = stored_job(f"{root}/{sweep}", overrides)
-    run_features(open_store(root), sweep, job.features, job.learner.threads, say, run, name)
+    with tasks(job) as run:
+        run_features(open_store(root), sweep, job.features, job.learner.threads, say, run, name)
 
 
 def sweep_and_run(uri: str) -> tuple[str, str, str | None]:
@@ -76,11 +93,9 @@ def run_features(
         return False
     plan = replace(plan, todo=todo)
     state = State(plan, store)
-    check_memory([features_need(state)], os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
-    keep_freed_memory()
     _announce(state, say)
     by_phase: dict[str, list[tuple[str, int]]] = {}
-    for task in tasks(plan):
+    for task in tasks_of(plan):
         by_phase.setdefault(task[0], []).append(task)
     for name, phase in by_phase.items():
         with PhaseProgress(name, len(phase), "tasks") as progress:

@@ -38,27 +38,28 @@ def run_sweep(job: SweepJob, executor: Executor, say: Callable[[str], None]) -> 
             say(f"run {name} failed: {error}")
     pages = [layout.summary(job.name)] + [f"{layout.browser(job.name)}/index.html"] * job.features.enabled
     if open_runs or not all(store.exists(page) for page in pages):
-        finish(store, spec, say)
+        finish(store, spec, executor, say)
     else:
         show_table(run_rows(store, job.name))
         say(f"summary: {store.url}/{layout.summary(job.name)}")
-        explain(store, job, say)
+        explain(store, job, executor, say)
     return 1 if errors else 0
 
 
-def finish(store: Store, spec: SweepSpec, say: Callable[[str], None]) -> None:
+def finish(store: Store, spec: SweepSpec, executor: Executor, say: Callable[[str], None]) -> None:
     """The final table, summary.html, what the features mean and their pages, from what is in the store."""
     rows = run_rows(store, spec.job.name)
     show_table(rows)
     if any(row["state"] == "finished" for row in rows):
         say(f"summary: {write_summary(store, spec.job.name)}")
-        explain(store, spec.job, say)
+        explain(store, spec.job, executor, say)
 
 
-def explain(store: Store, job: SweepJob, say: Callable[[str], None]) -> None:
+def explain(store: Store, job: SweepJob, executor: Executor, say: Callable[[str], None]) -> None:
     """What the features of the finished runs mean, and its pages, if the job wants it and they are not there yet."""
     if job.features.enabled:
-        run_features(store, job.name, job.features, job.learner.threads, say)
+        with executor.feature_tasks(job) as run:
+            run_features(store, job.name, job.features, job.learner.threads, say, run)
         say(f"browser: {report_sweep(store, job.name, say)}")
 
 

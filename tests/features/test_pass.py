@@ -184,7 +184,7 @@ def state_entries(state: State, unit):
         ("{store}/nothing", [], "no sweep 'nothing'"),
         ("{store}/sweeps/tiny/runs/9x", [], "no run '9x'; it has 1x-relu"),
         ("tiny", [], "write STORE/SWEEP"),
-        ("{store}/tiny", ["train.steps=3"], "only features.* and learner.threads"),
+        ("{store}/tiny", ["train.steps=3"], "only features.*, learner.threads and stream.workers can be changed"),
         ("{store}/tiny", ["features.token=3"], "did you mean features.tokens?"),
         ("{store}/tiny", ["features.compare=[/nowhere]"], "features.compare='/nowhere': no finished run there"),
         ("{store}/tiny", ["features.side=left"], "must be one of train, heldout"),
