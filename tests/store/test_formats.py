@@ -223,7 +223,8 @@ def test_sparsify_counts_features_by_expansion_where_num_latents_is_zero():
 
 def test_pull_offers_every_format():
     from monosem.cli.main import _parser
+    from monosem.stages.pull import FEATURE_FORMATS
 
     verbs = next(a for a in _parser()._actions if a.choices and "pull" in a.choices)
     choices = next(a for a in verbs.choices["pull"]._actions if a.dest == "format").choices
-    assert choices == ("monosem", *FORMATS)
+    assert choices == ("monosem", *FORMATS, *FEATURE_FORMATS)
