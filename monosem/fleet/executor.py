@@ -12,7 +12,7 @@ from monosem.stages.budget import Need, Shapes, memory_plan, object_store_bytes,
 from monosem.stages.executor import Keeping, Report, Status, open_writers, tee_of
 from monosem.stages.features import TaskRunner, inline_tasks
 from monosem.stages.signals import stop_on_signal
-from monosem.stages.spec import RunSpec, SweepSpec, pack_runs, seats
+from monosem.stages.spec import RunSpec, SweepSpec, pack_runs
 
 
 class RayExecutor:
@@ -60,7 +60,7 @@ def room_for_groups(spec: SweepSpec, trains: bool, keepers: int) -> int:
 
     stream = spec.job.stream
     live = stream.from_ is None
-    ranks = len(seats(spec.job)) if trains else 0
+    ranks = spec.job.learner.replicas * spec.job.learner.feature_shards if trains else 0
     others = keepers * CPUS["keeper"]
     others += (stream.workers * CPUS["worker"] + stream.shards * CPUS["shard"]) if live else 0
     have = ray.cluster_resources()

@@ -14,9 +14,12 @@ from monosem.stages.spec import RunSpec, SweepSpec, seats
 class LearnerGroup:
     """Its ranks; the first leads. `calls` end when a rank's work has, or its process."""
 
-    def __init__(self, spec: SweepSpec, pack: list[RunSpec], name: str, shards: dict[int, object], gpus: float):
-        self.pack, self.name = pack, name
-        places = seats(spec.job)
+    def __init__(
+        self, spec: SweepSpec, pack: list[RunSpec], name: str, shards: dict[int, object], replicas: int, gpus: float
+    ):
+        self.pack, self.name, self.replicas = pack, name, replicas
+        self.seen = False  # a rank of it has answered
+        places = seats(spec.job, replicas)
         self.bundles = None
         options: list[dict] = [{"num_cpus": CPUS["learner"], "num_gpus": gpus} for _ in places]
         if len(places) > 1:

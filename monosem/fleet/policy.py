@@ -1,11 +1,11 @@
-"""What to do when a learner process dies, whom to start when, and who is slow: pure decisions, no Ray.
+"""What to do when a learner process dies, whom to start when, what fits what is left, who is slow: pure, no Ray.
 
 The death of a pack's process says nothing about which of its runs is to blame. It is restarted from the
 checkpoints; if it dies again and again, its runs are parted, so that one that kills its process cannot
 harm the others; one that still dies alone is given up.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
 
@@ -46,6 +46,39 @@ def in_waves(packs: Sequence, room: int) -> list[list]:
     """Packs in groups of at most `room`, largest dictionaries first, so that what takes longest does not begin last."""
     order = list(packs)[::-1]
     return [order[i : i + room] for i in range(0, len(order), room)] if packs else []
+
+
+@dataclass(frozen=True)
+class Shape:
+    """How much of a sweep runs at a time: model workers, learner groups, and the replicas of each group."""
+
+    workers: int
+    groups: int
+    replicas: int
+
+
+def needs(shape: Shape, parts: int, shards: int, keepers: int, gpu_share: float) -> dict[str, float]:
+    """What a shape asks of Ray's scheduler, for groups whose replicas are in so many parts."""
+    ranks = shape.groups * shape.replicas * parts
+    cpus = ranks * CPUS["learner"] + shape.workers * CPUS["worker"] + shards * CPUS["shard"] + keepers * CPUS["keeper"]
+    return {"CPU": cpus, "GPU": (ranks + shape.workers) * gpu_share}
+
+
+def fits(need: Mapping[str, float], have: Mapping[str, float]) -> bool:
+    return all(amount <= have.get(name, 0) + 1e-6 for name, amount in need.items())
+
+
+def smaller(wanted: Shape, least: int = 1) -> Iterator[Shape]:
+    """The shape and ever smaller ones, down to one worker (if any are wanted) and one group of `least` replicas.
+
+    Replicas and workers shrink in step, so that the stream stays as fast as what it feeds; groups only after them.
+    None of these numbers is ever seen in a result.
+    """
+    most = max(wanted.workers, wanted.replicas)
+    for n in range(most, 0, -1):
+        yield Shape(-(-wanted.workers * n // most), wanted.groups, max(least, -(-wanted.replicas * n // most)))
+    for groups in range(wanted.groups - 1, 0, -1):
+        yield Shape(min(1, wanted.workers), groups, least)
 
 
 def slow_ranks(step_s: Sequence[float]) -> dict[int, float]:

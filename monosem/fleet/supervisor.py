@@ -15,11 +15,12 @@ from monosem.fleet.control import Control
 from monosem.fleet.group import LearnerGroup
 from monosem.fleet.learners import KeeperActor
 from monosem.fleet.policy import CPUS, Action, PackHistory, after_death, in_waves
+from monosem.fleet.room import Room
 from monosem.fleet.spilling import SpillWatch
 from monosem.fleet.workers import BufferShard, ModelWorker
 from monosem.stages import canary
 from monosem.stages.executor import Keeping, Report, Status, canary_place
-from monosem.stages.spec import RunSpec, SweepSpec, seats
+from monosem.stages.spec import RunSpec, SweepSpec
 from monosem.store import layout
 from monosem.store.checkpoints import CheckpointLog
 from monosem.store.store import open_store
@@ -36,15 +37,16 @@ class Supervisor:
     """Workers and shards feed learner groups (one per pack) and keepers (one per hook point, if rows are kept).
 
     packs   none if rows are only kept
-    room    how many groups there is room for at a time: the others go in waves, each when the one before has ended
+    groups  how many groups there is room for at a time: the others go in waves, each when the one before has ended
     """
 
-    def __init__(self, spec: SweepSpec, packs: list[list[RunSpec]], room: int, keeping: Keeping | None):
-        self.spec, self.keeping, self.room, trains = spec, keeping, room, bool(packs)
-        self.waves = in_waves(packs, room)
+    def __init__(self, spec: SweepSpec, packs: list[list[RunSpec]], groups: int, keeping: Keeping | None):
+        self.spec, self.keeping, trains = spec, keeping, bool(packs)
+        keepers = spec.hook_points if keeping else ()
+        self.room = Room(spec, min(len(packs), groups), len(keepers))
+        self.waves = in_waves(packs, groups)
         self.store = open_store(spec.job.store)
         self.canary_place = canary_place(spec, None if trains else keeping)
-        self.gpu_share = self._gpu_share(min(len(packs), room) * len(seats(spec.job)))
         self.incarnation = 0
         self.wanted_workers = 0
         self.workers: dict[int, object] = {}  # let in: they sang the stream's canary
@@ -67,7 +69,7 @@ class Supervisor:
             for shard in range(spec.job.stream.shards):
                 self._start_shard(shard)
         self._start_wave()
-        for hook_point in spec.hook_points if keeping else ():
+        for hook_point in keepers:
             self._start_keeper(hook_point)
 
     # -- starting ------------------------------------------------------------------------------
@@ -86,12 +88,15 @@ class Supervisor:
             number = max(group)
             actor = group.pop(number)
             self._unwatch(number)
-            self._tell_shards()
-            actor.__ray_terminate__.remote()
+            if group is self.joining:  # perhaps it has no place yet: then it would never read a message
+                ray.kill(actor)
+            else:
+                self._tell_shards()
+                actor.__ray_terminate__.remote()
 
     def _start_worker(self) -> None:
         number = self._number()
-        options = {"num_cpus": CPUS["worker"], "num_gpus": self.gpu_share, "scheduling_strategy": "SPREAD"}
+        options = {"num_cpus": CPUS["worker"], "num_gpus": self.room.gpu_share, "scheduling_strategy": "SPREAD"}
         worker = self.joining[number] = ModelWorker.options(**options).remote(self.spec)
         self.watched[worker.sing.remote()] = ("canary", number)
 
@@ -132,7 +137,9 @@ class Supervisor:
 
     def _start_learner(self, pack: list[RunSpec], history: PackHistory) -> None:
         number = self._number()
-        group = LearnerGroup(self.spec, pack, self._reader_name(number), self.shards, self.gpu_share)
+        group = LearnerGroup(
+            self.spec, pack, self._reader_name(number), self.shards, self.room.shape.replicas, self.room.gpu_share
+        )
         self.groups[number], self.readers[number], self.histories[number] = group, group.actors, history
         self.watched |= dict.fromkeys(group.calls, ("learner", number))
 
@@ -166,6 +173,7 @@ class Supervisor:
                     self._stop()
                     raise Interrupted("stopped; the same command resumes from the last checkpoints")
                 self._take_up_wishes()
+                self._fit()
                 report(self._status())
             return self._status()
         finally:
@@ -206,11 +214,11 @@ class Supervisor:
                     f"model workers and buffer shards died {self.stream_deaths} times in a row: {reason}"
                 )
         if who == "worker":
-            self.workers.pop(number, None)
-            self.joining.pop(number, None)
+            ray.kill(self.workers.pop(number, None) or self.joining.pop(number))  # it may be only out of reach
             self._tell_shards()
             self._start_worker()
         elif kind == "shard":
+            ray.kill(self.shards[number])
             self._start_shard(number)
         elif kind == "keeper":
             self._leave_for(number)
@@ -229,10 +237,35 @@ class Supervisor:
             return
         self._end_reader(number, {})
         parts = [pack] if action is Action.restart else [[run] for run in pack]
-        now = max(1, self.room - len(self.groups))
+        now = max(1, self.room.shape.groups - len(self.groups))
         for part in parts[:now]:
             self._start_learner(part, history)
-        self.waves += in_waves(parts[now:], self.room)
+        self.waves += in_waves(parts[now:], self.room.shape.groups)
+
+    def _fit(self) -> None:
+        """Use what there is of a cluster that lost nodes, or got some.
+
+        What is at work is made smaller too: else what was lost beside it would wait for a place for ever.
+        """
+        line = self.room.look()
+        if line is None:
+            return
+        _say(line)
+        if self.room.wanted.workers:
+            self._scale(self.room.shape.workers)
+        shape = self.room.shape
+        seen_first = sorted(self.groups, key=lambda n: (not self.groups[n].seen, n))
+        for place, number in enumerate(seen_first):
+            group, history, stays = self.groups[number], self.histories[number], place < shape.groups
+            too_few = group.replicas < shape.replicas and not group.seen  # a group at work is not made larger
+            if stays and group.replicas <= shape.replicas and not too_few:
+                continue
+            self._leave_for(number)
+            self._end_reader(number, {})
+            if stays:
+                self._start_learner(group.pack, history)
+            else:
+                self.waves.append([group.pack])
 
     def _leave_for(self, number: int) -> None:
         """What is dead holds nothing back."""
@@ -265,7 +298,8 @@ class Supervisor:
         wanted = self.control.wish()
         if wanted is not None:
             _say(f"{wanted} model workers asked for, {len(self.workers)} there")
-            self._scale(wanted)
+            self.room.want_workers(wanted)
+            self._scale(self.room.shape.workers)
             self.answered = False
         if not self.answered and len(self.workers) == self.wanted_workers:
             self.control.publish(self.wanted_workers)
@@ -279,6 +313,7 @@ class Supervisor:
         answers = self._ask(asked)
         statuses = dict(self.done) | {n: status for (n, i), status in answers.items() if i == 0}
         for n, group in self.groups.items():
+            group.seen |= any((n, i) in answers for i in range(len(group.actors)))
             paces = [answers[n, i].step_s if (n, i) in answers else 0.0 for i in range(len(group.actors))]
             for line in group.news(paces):
                 _say(line)
@@ -317,10 +352,6 @@ class Supervisor:
             for actor in actors:
                 actor.ask_to_stop.remote()
         ray.wait(calls, num_returns=len(calls), timeout=STOP_PATIENCE_S)
-
-    def _gpu_share(self, learners: int) -> float:
-        gpus = ray.cluster_resources().get("GPU", 0)
-        return min(1.0, gpus / (learners + self.spec.job.stream.workers)) if gpus else 0
 
 
 def _worker_calls(number: int) -> set[tuple[str, int]]:

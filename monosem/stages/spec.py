@@ -141,10 +141,10 @@ def coefficients(config: SaeConfig) -> dict[str, float | None]:
     return {n: getattr(config, n) if has(config.variant, config.sparsity) else None for n, (_, has) in AXES.items()}
 
 
-def seats(job: SweepJob) -> list[Seat]:
-    """The seats of a run's learner group."""
+def seats(job: SweepJob, replicas: int) -> list[Seat]:
+    """The seats of a run's learner group, if it has so many replicas for now."""
     c = job.learner
-    return [Seat(n, c.replicas, c.feature_shards, c.exchange) for n in range(c.replicas * c.feature_shards)]
+    return [Seat(n, replicas, c.feature_shards, c.exchange) for n in range(replicas * c.feature_shards)]
 
 
 def slug(hook_point: str) -> str:

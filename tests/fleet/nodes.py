@@ -38,8 +38,11 @@ class Nodes:
     def start(self) -> None:
         self._ray("--head", f"--port={self.port}", "--include-dashboard=false", f"--temp-dir={self.directory}/r")
         self.wait_for(1)
-        self._ray(f"--address={self.address}")
+        self.add()
         self.wait_for(2)
+
+    def add(self) -> None:
+        self._ray(f"--address={self.address}")
 
     def wait_for(self, nodes: int) -> None:
         """Until that many nodes are alive."""

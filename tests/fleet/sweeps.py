@@ -8,6 +8,7 @@ from monosem.stages.listing import all_rows
 from monosem.store.plain import unpack_json
 from monosem.store.store import open_store
 from tests.fleet.nodes import Nodes
+from tests.fleet.processes import kill_tree
 
 
 def start(nodes: Nodes, verb: str, *arguments: object, **environment: str) -> subprocess.Popen:
@@ -28,8 +29,22 @@ def newest_checkpoint(store: Path) -> int:
     return max((int(record.stem) for record in store.rglob("checkpoints/log/*.json")), default=0)
 
 
+def read_until(process: subprocess.Popen, text: str) -> str:
+    """What it prints up to the line that holds `text`; fails if it ends before."""
+    lines = []
+    for line in process.stdout:
+        lines.append(line)
+        if text in line:
+            return "".join(lines)
+    raise AssertionError("".join(lines))
+
+
 def finish(process: subprocess.Popen) -> str:
-    out, _ = process.communicate(timeout=400)
+    try:
+        out, _ = process.communicate(timeout=400)
+    except subprocess.TimeoutExpired:
+        kill_tree(process.pid)
+        out = "still running after 400 s:\n" + process.communicate()[0]
     assert process.returncode == 0, out
     return out
 

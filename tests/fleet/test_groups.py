@@ -9,7 +9,7 @@ from tests.conftest import digests, run_cli
 from tests.fleet import sweeps
 from tests.fleet.nodes import two_nodes
 from tests.fleet.processes import kill_one, kill_tree, wait_until
-from tests.fleet.sweeps import newest_checkpoint, start_here
+from tests.fleet.sweeps import newest_checkpoint, read_until, start_here
 
 SLOTS = ("learner.slots=4", "train.steps=300", "train.resample_steps=[60,120]", "train.checkpoint_every=20")
 
@@ -70,5 +70,19 @@ def test_ranks_on_two_nodes_and_one_node_lost(tiny_job, tmp_path, inline_digests
         process = sweeps.start(nodes, "sweep", tiny_job, *SLOTS, f"store={store}", *more)
         wait_until(lambda: newest_checkpoint(store) >= 40, seconds=240)
         nodes.kill(1)
-        sweeps.finish(process)
+        out = sweeps.finish(process)
+    assert "the cluster has 2 CPUs now: 2 of 2 model workers" in out and "in 2 of 3 replicas" in out, out
     assert digests(store) == inline_digests
+
+
+def test_what_is_left_is_too_small_until_a_node_comes(tiny_job, tmp_path):
+    """Parts cannot be fewer without other bits: five of them wait for the CPUs of a second node."""
+    store = tmp_path / "store"
+    with two_nodes() as nodes:
+        process = sweeps.start(nodes, "sweep", tiny_job, *SLOTS, f"store={store}", "learner.feature_shards=5")
+        wait_until(lambda: newest_checkpoint(store) >= 20, seconds=240)
+        nodes.kill(1)
+        said = read_until(process, "waiting for nodes")
+        nodes.add()
+        out = said + sweeps.finish(process)
+    assert "the cluster has 4 CPUs now" in out, out

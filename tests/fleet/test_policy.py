@@ -1,4 +1,15 @@
-from monosem.fleet.policy import RESTARTS, Action, PackHistory, after_death, in_waves, slow_ranks
+from monosem.fleet.policy import (
+    RESTARTS,
+    Action,
+    PackHistory,
+    Shape,
+    after_death,
+    fits,
+    in_waves,
+    needs,
+    slow_ranks,
+    smaller,
+)
 
 
 def test_deaths_with_progress_in_between_go_on_for_ever():
@@ -29,6 +40,26 @@ def test_waves_hold_every_pack_once_and_never_more_than_there_is_room_for():
             waves = in_waves(range(n), room)
             assert [pack for wave in waves for pack in wave] == list(range(n))[::-1]
             assert all(1 <= len(wave) <= room for wave in waves)
+
+
+def test_ever_smaller_shapes_go_from_what_is_wanted_to_the_least():
+    for workers in range(6):
+        for groups in range(1, 4):
+            for replicas in range(1, 6):
+                wanted = Shape(workers, groups, replicas)
+                shapes = list(smaller(wanted))
+                assert shapes[0] == wanted and shapes[-1] == Shape(min(1, workers), 1, 1)
+                costs = [needs(shape, 2, 3, 1, 0.25) for shape in shapes]
+                for before, after in zip(costs, costs[1:], strict=False):
+                    assert all(after[k] <= before[k] for k in before) and after != before
+
+
+def test_three_replicas_on_a_cluster_that_lost_half_of_itself():
+    wanted = Shape(workers=2, groups=1, replicas=3)
+    fitting = [s for s in smaller(wanted) if fits(needs(s, parts=1, shards=2, keepers=0, gpu_share=0), {"CPU": 2})]
+    assert fitting[0] == Shape(2, 1, 2), "2.1 CPUs are wanted for three"
+    assert not fits(needs(wanted, 1, 2, 0, gpu_share=0.5), {"CPU": 100, "GPU": 2})
+    assert not fits({"GPU": 1.0}, {"CPU": 100}), "what a cluster does not name it does not have"
 
 
 def test_who_is_slow():
