@@ -16,14 +16,18 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from monosem.learn.board import Board
 from monosem.learn.pace import Pace, waiting
-from monosem.learn.wire import exchange, gathered, joined_bytes, parted_bytes, post, said_to_all
+from monosem.learn.swap import Swap, shown_to_all
+from monosem.learn.wire import gathered, joined_bytes, parted_bytes, said_to_all
 from monosem.sae.part import Part
 from monosem.sae.sums import Sums
 from monosem.sae.tree import Node, combine, nodes, share
 
 PATIENCE = timedelta(minutes=30)
 """How long a rank waits for the others before it gives up; one that died is noticed at once."""
+WORTH_A_BOARD = 1 << 16
+"""Bytes. What is smaller is as fast through sockets."""
 FIGURES = ("errors", "penalty", "l1", "active", "least")
 
 
@@ -52,13 +56,16 @@ class Seat:
 class SharedPart(Part):
     """Some of a dictionary's features; the others are with the ranks of `group`."""
 
-    def __init__(self, of: int, count: int, index: int, group: dist.ProcessGroup):
+    def __init__(self, of: int, count: int, index: int, group: dist.ProcessGroup, board: Board):
         super().__init__(of)
-        self.count, self.index, self.group = count, index, group
+        self.count, self.index, self.group, self.board = count, index, group, board
         self.first = share(of, count, index)[0]
 
     def add(self, t: Tensor) -> Tensor:
         t = t.contiguous()
+        whole = self.board.add(t) if self.count == 2 and t.nbytes >= WORTH_A_BOARD else None
+        if whole is not None:
+            return whole
         with waiting():
             dist.all_reduce(t, group=self.group)
         return t
@@ -88,6 +95,8 @@ class Mesh:
         self.tree = seat.replicas > 1 and seat.exchange == "tree"
         self.ring = seat.replicas > 1 and seat.exchange == "ring"
         self.pace = Pace()
+        self.board: Board | None = None  # of the replicas
+        self.part_board: Board | None = None
         self.rooms: dict[tuple, Tensor] = {}  # memory that others' rows come into, step after step
 
     def open(self, store: dist.Store, device: str = "cpu") -> "Mesh":
@@ -101,6 +110,10 @@ class Mesh:
         for ranks in grid.tolist():
             group = dist.new_group(ranks, timeout=PATIENCE)
             self.part_group = group if seat.rank in ranks else self.part_group
+        if self.tree:
+            self.board = Board(self.replica_group)
+        if seat.parts > 1:
+            self.part_board = Board(self.part_group)
         return self
 
     def close(self) -> None:
@@ -118,7 +131,9 @@ class Mesh:
 
     def part(self, d_sae: int) -> Part:
         seat = self.seat
-        return Part(d_sae) if seat.parts == 1 else SharedPart(d_sae, seat.parts, seat.part, self.part_group)
+        if seat.parts == 1:
+            return Part(d_sae)
+        return SharedPart(d_sae, seat.parts, seat.part, self.part_group, self.part_board)
 
     def own(self, held: int) -> tuple[int, int]:
         """Those of the `held` features of this part whose rows this rank moves."""
@@ -158,7 +173,12 @@ class Mesh:
             whole = combine(slots, said)
             whole.matrices = matrices
             return whole
-        self._swap_matrices(slots, found, said, dead_F)
+        swap = Swap(self.seat.replica, found, [self.nodes(slots, k) for k in range(self.seat.replicas)], dead_F)
+        got = swap.by_board(self.board) if self.board else None
+        if got is None:
+            got = swap.by_sockets(self.replica_group, self._room)
+        for node, matrices in (swap.own() | got).items():
+            said[node].matrices = matrices
         return combine(slots, said)
 
     def spread(self, *matrices: Tensor) -> None:
@@ -166,7 +186,9 @@ class Mesh:
         if self.tree:
             R = self.seat.replicas
             ranges = [share(len(matrices[0]), R, k) for k in range(R)]
-            said_to_all([[rows[lo:hi] for lo, hi in ranges] for rows in matrices], self.replica_group)
+            places = [[rows[lo:hi] for lo, hi in ranges] for rows in matrices]
+            if not (self.board and shown_to_all(places, self.board)):
+                said_to_all(places, self.replica_group)
 
     def of_replicas(self, mine: Tensor) -> list[Tensor]:
         """Every replica's tensor, in order; they may differ in their first dimension."""
@@ -223,48 +245,10 @@ class Mesh:
                 said[node] = _from_small(mine[0], parted_bytes(piece, flat[0]))
         return said
 
-    def _swap_matrices(
-        self, slots: int, found: dict[Node, Sums], said: dict[Node, Sums], dead_F: Tensor | None
-    ) -> None:
-        """Give every replica the rows it owns, of this rank's subtrees, and take those that this rank owns."""
-        seat, operations, sample = self.seat, [], next(iter(found.values()))
-        peers = dist.get_process_group_ranks(self.replica_group)
-        F = len(sample.matrices["W_dec"])
-        own = {k: share(F, seat.replicas, k) for k in range(seat.replicas)}
-        cuts = {k: _cuts(own[k], dead_F) for k in own}
-        for k in range(seat.replicas):
-            if k == seat.replica:
-                for node, sums in found.items():
-                    said[node].matrices = {n: t[slice(*cuts[k][n])] for n, t in sums.matrices.items()}
-                continue
-            for sums in found.values():
-                for name, t in sums.matrices.items():
-                    post(operations, dist.isend, t[slice(*cuts[k][name])], peers[k], self.replica_group)
-            for node in self.nodes(slots, k):
-                said[node].matrices = {
-                    n: self._room((k, node, n), _rows(cuts[seat.replica][n]), t) for n, t in sample.matrices.items()
-                }
-                for t in said[node].matrices.values():
-                    post(operations, dist.irecv, t, peers[k], self.replica_group)
-        exchange(operations)
-
 
 def _added(parts: Sequence[Sums]) -> dict[str, Tensor]:
     """This rank's own sum, for all-reduce."""
     return {name: sum((p.matrices[name] for p in parts[1:]), t) for name, t in parts[0].matrices.items()}
-
-
-def _rows(cut: tuple[int, int]) -> int:
-    return cut[1] - cut[0]
-
-
-def _cuts(own: tuple[int, int], dead_F: Tensor | None) -> dict[str, tuple[int, int]]:
-    """The rows of each matrix that belong to the features `own`."""
-    cuts = {"W_dec": own, "W_enc": own}
-    if dead_F is not None:
-        lo, hi = torch.searchsorted(dead_F, torch.tensor(own, device=dead_F.device)).tolist()
-        cuts |= {"aux.W_dec": (lo, hi), "aux.W_enc": (lo, hi)}
-    return cuts
 
 
 def _small(sums: Sums) -> list[Tensor]:

@@ -87,8 +87,13 @@ def rank_memory(
 
 
 def rooms(mesh: GroupShape, owned: int) -> int:
-    """Numbers that come from the other replicas at a time: their sums of what this rank owns."""
-    return (sum(mesh.subtrees) - min(mesh.subtrees)) * owned if mesh.exchange == "tree" else 0
+    """Numbers that come from the other replicas at a time: their sums of what this rank owns, and the rows they moved.
+
+    On one machine each writes as many, in memory that all share, as it would get through sockets.
+    """
+    if mesh.exchange != "tree" or mesh.replicas == 1:
+        return 0
+    return (sum(mesh.subtrees) - min(mesh.subtrees) + 1) * owned
 
 
 def dense_work(sae: SaeConfig, slot: int, f: int) -> int:

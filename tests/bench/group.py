@@ -22,7 +22,7 @@ from monosem.learn.mesh import Mesh, Seat
 from monosem.memory import keep_freed_memory
 from tests.bench.contenders import settled_learner
 from tests.bench.timing import say, say_json
-from tests.learn.ranks import together
+from tests.learn.ranks import Ranks
 
 D_IN, ACTIVE, DATA_PARALLEL, SHARDED = 512, 20, 4096, 32768
 Work = tuple[bool, Callable[[], object]]
@@ -32,17 +32,17 @@ Work = tuple[bool, Callable[[], object]]
 def like(mesh: Mesh, exchange: str) -> Mesh:
     """The same ranks, with another exchange."""
     other = Mesh(Seat(mesh.seat.rank, mesh.seat.replicas, mesh.seat.parts, exchange))
-    other.replica_group, other.part_group = mesh.replica_group, mesh.part_group
+    other.replica_group, other.part_group, other.board = mesh.replica_group, mesh.part_group, mesh.board
     return other
 
 
-def timed(mesh: Mesh, rows: int, repeat: int) -> dict[str, float]:
+def timed(mesh: Mesh, rows: int, repeat: int, variant: str = "") -> dict[str, float]:
     """Median seconds of every contender, by the leading rank's clock."""
     keep_freed_memory()
     os.sched_setaffinity(0, {sorted(os.sched_getaffinity(0))[mesh.seat.rank]})
     torch.manual_seed(0)
     x = torch.randn(rows, D_IN)
-    contenders = replicas_of(mesh, x) if mesh.seat.replicas > 1 else parts_of(mesh, x)
+    contenders = parts_of(mesh, x, variant) if variant else replicas_of(mesh, x)
     times: dict[str, list[float]] = {name: [] for name in contenders}
     for turn in range(repeat + 2):
         for name, (both, step) in contenders.items():
@@ -71,17 +71,21 @@ def replicas_of(mesh: Mesh, x: torch.Tensor) -> dict[str, Work]:
     }
 
 
-def parts_of(mesh: Mesh, x: torch.Tensor) -> dict[str, Work]:
-    def step(variant: str, **more: object) -> Callable[[], object]:
+def parts_of(mesh: Mesh, x: torch.Tensor, variant: str) -> dict[str, Work]:
+    def step(**more: object) -> Callable[[], object]:
         learner = settled_learner(x, SHARDED, ACTIVE, variant, precision="bf16", **more)
         return lambda: learner.step(x)
 
-    return {
-        "one rank, relu": (False, step("relu")),
-        "two parts, relu": (True, step("relu", mesh=mesh)),
-        "one rank, topk": (False, step("topk")),
-        "two parts, topk": (True, step("topk", mesh=mesh)),
-    }
+    return {f"one rank, {variant}": (False, step()), f"two parts, {variant}": (True, step(mesh=mesh))}
+
+
+def of_two(replicas: int, parts: int, *arguments: object) -> dict[str, float]:
+    """In processes of their own: what others have left of the heap must not count."""
+    two = Ranks([Seat(rank, replicas, parts) for rank in range(2)])
+    try:
+        return two.do(timed, arguments)[0]
+    finally:
+        two.close()
 
 
 def main() -> None:
@@ -89,8 +93,8 @@ def main() -> None:
     parser.add_argument("--repeat", type=int, default=9)
     parser.add_argument("--rows", type=int, default=4096)
     given = parser.parse_args()
-    dp = together(timed, 2, 1, given.rows, given.repeat)[0]
-    fs = together(timed, 1, 2, given.rows, given.repeat)[0]
+    dp = of_two(2, 1, given.rows, given.repeat)
+    fs = of_two(1, 2, given.rows, given.repeat, "relu") | of_two(1, 2, given.rows, given.repeat, "topk")
     for title, found in ((f"{DATA_PARALLEL:,} features", dp), (f"{SHARDED:,} features", fs)):
         say(f"\n{title}, batch {given.rows:,}, a core per rank")
         for name, seconds in found.items():
