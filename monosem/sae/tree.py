@@ -18,16 +18,23 @@ def left_of(n: int) -> int:
 
 def nodes(slots: int, lo: int, hi: int) -> list[Node]:
     """The largest subtrees that make up slots [lo, hi) of a tree over `slots`, in order."""
+    return _within((0, slots), lo, hi)
 
-    def within(first: int, end: int) -> list[Node]:
-        if lo <= first and end <= hi:
-            return [(first, end)]
-        if end <= lo or hi <= first:
-            return []
-        middle = first + left_of(end - first)
-        return within(first, middle) + within(middle, end)
 
-    return within(0, slots)
+def _within(node: Node, lo: int, hi: int) -> list[Node]:
+    first, end = node
+    if lo <= first and end <= hi:
+        return [node]
+    if end <= lo or hi <= first:
+        return []
+    left, right = halves(node)
+    return _within(left, lo, hi) + _within(right, lo, hi)
+
+
+def halves(node: Node) -> tuple[Node, Node]:
+    first, end = node
+    middle = first + left_of(end - first)
+    return (first, middle), (middle, end)
 
 
 def tree_sum(parts: Sequence[Callable]):
@@ -44,15 +51,19 @@ def total(values: Sequence):
 
 
 def combine(slots: int, found: Mapping[Node, object]):
-    """The sum of all slots, from the sums of subtrees that make them up."""
+    """The sum of all slots, from the sums of subtrees that make them up.
 
-    def of(first: int, end: int):
-        if (first, end) in found:
-            return found[first, end]
-        middle = first + left_of(end - first)
-        return of(first, middle) + of(middle, end)
+    Not by a function inside that calls itself: it would hold itself, and all that was found, until Python looks for
+    cycles; a dictionary of 131,072 features lost half a gigabyte with every step.
+    """
+    return _sum_of((0, slots), found)
 
-    return of(0, slots)
+
+def _sum_of(node: Node, found: Mapping[Node, object]):
+    if node in found:
+        return found[node]
+    left, right = halves(node)
+    return _sum_of(left, found) + _sum_of(right, found)
 
 
 def share(n: int, parts: int, which: int) -> tuple[int, int]:

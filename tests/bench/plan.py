@@ -33,7 +33,7 @@ def overrides(args: argparse.Namespace, store: str) -> list[str]:
         f"store={store}", "name=ladder", "sae.variant=topk", "sae.k=16", "sae.init=transposed",
         f"sae.expansion_factor=[{args.sizes}]", f"train.batch_size={args.batch}", f"train.steps={args.steps}",
         "train.resample_steps=[]", "train.precision=bf16", "evaluate.rows=4096", "evaluate.contexts=4",
-        "track.wandb=disabled", "corpus.max_tokens=1_000_000", *args.more,
+        "track.wandb=disabled", "features.enabled=false", "corpus.max_tokens=1_000_000", *args.more,
     ]  # fmt: skip
 
 
