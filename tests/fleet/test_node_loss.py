@@ -48,4 +48,4 @@ def test_a_node_that_does_not_answer_is_no_error_of_the_spill_watch():
         time.sleep(1)
         nodes.kill(1)
         out, _ = process.communicate(timeout=120)
-    assert process.returncode == 0 and out == "True\n"
+    assert process.returncode == 0 and "True" in out.splitlines(), out  # Ray may print that it lost a raylet, too
