@@ -6,7 +6,7 @@ from monosem.config.job import SweepJob
 from monosem.errors import InputError
 from monosem.fleet.cluster import connected, set_environment
 from monosem.fleet.features import FeatureTasks
-from monosem.fleet.policy import CPUS
+from monosem.fleet.policy import CPUS, Shape, needs
 from monosem.plan.cost import GroupShape
 from monosem.stages.budget import Need, Shapes, memory_plan, object_store_bytes, shapes_of
 from monosem.stages.executor import Keeping, Report, Status, open_writers, tee_of
@@ -60,9 +60,9 @@ def room_for_groups(spec: SweepSpec, trains: bool, keepers: int) -> int:
 
     stream = spec.job.stream
     live = stream.from_ is None
-    ranks = spec.job.learner.replicas * spec.job.learner.feature_shards if trains else 0
-    others = keepers * CPUS["keeper"]
-    others += (stream.workers * CPUS["worker"] + stream.shards * CPUS["shard"]) if live else 0
+    ranks = GroupShape.of(spec.job.learner).ranks if trains else 0
+    beside = Shape(stream.workers if live else 0, 0, 0)
+    others = needs(beside, 1, stream.shards if live else 0, keepers, 0)["CPU"]
     have = ray.cluster_resources()
     room = int((have.get("CPU", 0) - others + 1e-6) / (ranks * CPUS["learner"])) if trains else 0
     if have.get("CPU", 0) < others or (trains and room < 1):
