@@ -109,7 +109,6 @@ train: {{steps: 300, batch_size: 256, lr: 1.0e-3, init_rows: 2048}}
 evaluate: {{contexts: 48, rows: {48 * 128}}}
 features: {{enabled: false}}
 track: {{wandb: disabled}}
-features: {{enabled: false}}
 """
     )
     assert run_cli("sweep", job, "--inline") == 0
