@@ -12,13 +12,14 @@ from tests.learn.curves import CASES, GOLDEN, batches, configs, plain_curve, tar
 golden = json.loads(GOLDEN.read_text())
 
 
-def our_curve(case: str, slots: int = 1) -> tuple[list[float], Learner]:
+def our_curve(case: str, slots: int = 1, device: str = "cpu") -> tuple[list[float], Learner]:
     sae, train = configs(case)
-    learner = Learner(sae, train, slots=slots)
+    learner = Learner(sae, train, device, slots=slots)
     losses = []
     with torch_threads(1):
         for x in batches():
-            losses.append(float(learner.step(x, targets(x, case) if sae.transcoder else None)["loss"]))
+            rows = [x, targets(x, case)] if sae.transcoder else [x]
+            losses.append(float(learner.step(*(t.to(device) for t in rows))["loss"]))
     return losses, learner
 
 
@@ -27,6 +28,17 @@ def test_fifty_steps_follow_the_golden_curve(case):
     losses, _ = our_curve(case)
     assert losses[::7] == pytest.approx(golden[case], rel=1e-4)
     assert losses[-1] < losses[0] or case == "jumprelu-tanh"  # whose coefficient rises over the whole run
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU at hand")
+@pytest.mark.parametrize("slots", [1, 4])
+@pytest.mark.parametrize("case", CASES)
+def test_a_gpu_follows_the_golden_curve_with_the_same_bits_each_time(case, slots):
+    (losses, first), (again, second) = (our_curve(case, slots, "cuda") for _ in range(2))
+    assert losses[::7] == pytest.approx(golden[case], rel=1e-4)
+    assert losses == again
+    one, two = first.state(), second.state()
+    assert all(torch.equal(one[name], two[name]) for name in one)
 
 
 @pytest.mark.parametrize("case", CASES)
