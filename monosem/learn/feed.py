@@ -25,12 +25,14 @@ class Batch:
 
     rows     float32 [batch, width], memory of this process
     digests  `rows_digest` of each
+    masked   how many of the rows are masked, at either
     copies   the same on the learners' device; the very same tensors on CPU
     copied   for a GPU: recorded behind the copies, on the stream that makes them
     """
 
     rows: list[Tensor]
     digests: list[str]
+    masked: int
     copies: list[Tensor]
     copied: "torch.cuda.Event | None" = None
 
@@ -42,6 +44,12 @@ class Batch:
             for x in self.copies:
                 x.record_stream(here)
         return self.copies
+
+
+def masked_rows(x: Tensor, y: Tensor | None = None) -> Tensor:
+    """Which rows of x [n, d_in], or of their targets y, are masked: they hold NaN. bool [n]."""
+    masked = x[:, 0].isnan()
+    return masked if y is None else masked | y[:, 0].isnan()
 
 
 def rows_digest(x: Tensor) -> str:
@@ -96,11 +104,11 @@ class Feed:
         B = self.batch_size
         rows = [self.readers[name].rows(n * B, (n + 1) * B) for name in reads]
         digests = [rows_digest(x) for x in rows]
-        return self._copied(rows, digests)
+        return self._copied(rows, digests, int(masked_rows(*rows).sum()))
 
-    def _copied(self, rows: Sequence[Tensor], digests: list[str]) -> Batch:
+    def _copied(self, rows: Sequence[Tensor], digests: list[str], masked: int) -> Batch:
         if self.stream is None:
-            return Batch(list(rows), digests, list(rows))
+            return Batch(list(rows), digests, masked, list(rows))
         with torch.cuda.stream(self.stream):
             copies = [x.pin_memory().to(self.device, non_blocking=True) for x in rows]
-            return Batch(list(rows), digests, copies, self.stream.record_event())
+            return Batch(list(rows), digests, masked, copies, self.stream.record_event())

@@ -13,10 +13,12 @@ from torch import Tensor
 from monosem.config.job import TOP_K, TrainConfig
 from monosem.errors import Diverged
 from monosem.learn.adam import MATRICES, MOMENTS, Adam, hold_by_feature
+from monosem.learn.feed import masked_rows
 from monosem.learn.mesh import Mesh
 from monosem.learn.schedules import lr_at, now_at
 from monosem.sae.config import SaeConfig
 from monosem.sae.gradients import rows_of, with_statistic
+from monosem.sae.heads import HEADS
 from monosem.sae.init import init_part
 from monosem.sae.kernels import kernels_for
 from monosem.sae.model import FEATURE_AXIS, Sae
@@ -27,12 +29,6 @@ from monosem.sae.use import for_use
 
 THRESHOLD_STEPS = 1000
 """dictionary_learning's decay of 0.999; see `Learner._follow_threshold`."""
-
-
-def masked_rows(x: Tensor, y: Tensor | None = None) -> Tensor:
-    """Which rows of x [n, d_in], or of their targets y, are masked: they hold NaN. bool [n]."""
-    masked = x[:, 0].isnan()
-    return masked if y is None else masked | y[:, 0].isnan()
 
 
 def finite_rows(x: Tensor) -> Tensor:
@@ -74,18 +70,20 @@ class Learner:
         self.adam = Adam(self.sae, train, self.own)
 
     @torch.no_grad()
-    def step(self, x: Tensor, y: Tensor | None = None) -> dict[str, Tensor]:
+    def step(self, x: Tensor, y: Tensor | None = None, masked: int | None = None) -> dict[str, Tensor]:
         """One optimiser step on a batch [batch, d_in]. Rows that hold a NaN at their start count for nothing.
 
-        y   a transcoder's target, [batch, d_out]
+        y        a transcoder's target, [batch, d_out]
+        masked   how many such rows there are; a GPU that has to be asked for it stands still meanwhile
 
         Returns scalars, still on the device: loss, mse, fvu (of this batch), l1, l0; fvu is left to the leading rank.
         """
         x, y = self._taken(x, y)
-        masked_B = self._masked(x, y)
+        masked_B = None if masked == 0 else self._masked(x, y)
         result = self._gradients(x, y, masked_B)
         self._update(result.gradients)
-        self._follow_threshold(result.least)
+        if HEADS[self.config.variant].has_least:
+            self._follow_threshold(result.least)
         self.steps_done += 1
         self.last_fired_F.masked_fill_(result.fired_F, self.steps_done)
         B = len(x)

@@ -86,7 +86,7 @@ class PackLoop:
         for run in runs:
             if run.error is None:
                 with self.mesh.pace:
-                    self._guard(run, run.train_step, batch.on_device(), batch.digests)
+                    self._guard(run, run.train_step, batch)
 
     def _finish(self) -> None:
         done = [r for r in self.runs if r.error is None]

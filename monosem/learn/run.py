@@ -4,7 +4,6 @@ import contextlib
 import json
 import math
 import time
-from collections.abc import Sequence
 
 import xxhash
 from torch import Tensor
@@ -12,6 +11,7 @@ from torch import Tensor
 from monosem.config.job import TrainConfig
 from monosem.errors import Diverged, StoreError
 from monosem.evals.evaluate import Evaluator
+from monosem.learn.feed import Batch
 from monosem.learn.learner import Learner
 from monosem.learn.shares import Share, assembled
 from monosem.sae.model import Sae
@@ -99,14 +99,14 @@ class Run:
         self.rows_digest = checkpoint.meta["rows_digest"]
         return True
 
-    def train_step(self, batch: Sequence[Tensor], digests: Sequence[str]) -> None:
-        """One step on the rows of each hook point it reads, and the `rows_digest` of each."""
+    def train_step(self, batch: Batch) -> None:
+        """One step on the rows of each hook point it reads."""
         began = time.monotonic()
         self.started = self.started or began
-        metrics = self.learner.step(*batch)
+        metrics = self.learner.step(*batch.on_device(), masked=batch.masked)
         self.ended = time.monotonic()
         self.step_s += self.ended - began
-        for digest in digests:
+        for digest in batch.digests:
             self.rows_digest = chained(self.rows_digest, digest)
         if self.step % self.train.log_every == 0 or self.step == self.train.steps:
             self._log({name: float(value) for name, value in metrics.items()})

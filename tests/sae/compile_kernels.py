@@ -48,8 +48,9 @@ def launches() -> list[tuple]:
     gpu.decode(at, at.pre_n, W_dec, rows, (64, FEATURES), 0.5, True)
     wide = torch.zeros(FEATURES, 5000)
     gpu.decode(at, at.pre_n, wide, wide[:ROWS], (FEATURES,), 0.5, True)
-    gpu.outer(at, at.pre_n, rows, W_dec, 0, FEATURES)
-    gpu.outer(at, at.pre_n, rows, torch.zeros(WIDTH, FEATURES).T, 0, FEATURES)
+    few, many = torch.zeros(gpu.CHUNK), torch.zeros(20 * FEATURES)
+    gpu.outer(at, few, rows, W_dec, 0, FEATURES)
+    gpu.outer(at, many, rows, torch.zeros(WIDTH, FEATURES).T, 0, FEATURES)
     gpu.sum_F(at, at.pre_n)
     gpu.sum_B(at, at.pre_n)
     for unit in (True, False):

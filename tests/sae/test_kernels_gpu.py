@@ -29,6 +29,8 @@ def small_blocks(monkeypatch):
     """
     monkeypatch.setattr(gpu, "BLOCK", 64)
     monkeypatch.setattr(gpu, "LISTED", 32)
+    monkeypatch.setattr(gpu, "CHUNK", 8)
+    monkeypatch.setattr(gpu, "TOGETHER", 2)
     for kernels in (gpu, plain):
         monkeypatch.setattr(kernels, "GROUP", 4)
 
@@ -223,9 +225,11 @@ def test_decode_of_rows_wider_than_a_block(ends, monkeypatch):
 
 @pytest.mark.parametrize("kind", ["sparse", "plain", "full", "none"])
 def test_outer(kind, monkeypatch):
-    monkeypatch.setattr(gpu, "COLUMNS", 16 * 8)  # two blocks of columns, the second one not full
+    monkeypatch.setattr(gpu, "COLUMNS", 16 * 4)  # two blocks of columns, the second one not full
     monkeypatch.setattr(gpu, "TILE", 16 * 4)  # features with more entries than are taken at a time, and with fewer
+    monkeypatch.setattr(gpu, "SHAPES", ((1, 2, 1), (12, 4, 2), (float("inf"), 16, 4)))
     c = case(kind, rows=21, features=30)
+    c.product_BF[:, 11] = 99 if kind != "none" else -99  # longer than two chunks
     at = gpu.above(Product(whole_BF=c.product_BF), c.bias_F, c.bound_F, 1.0)
     rows, v_n = numbers(21, 20, seed=3), numbers(len(at.row_n), seed=5)
     out, expected, again = (torch.full((30, 20), 7.0, device=DEVICE) for _ in range(3))
@@ -250,7 +254,7 @@ def test_sums_by_feature_and_by_row(kind):
     at = gpu.above(Product(whole_BF=c.product_BF), c.bias_F, c.bound_F, 1.0)
     v_n = numbers(len(at.row_n), seed=5)
     assert close(at.sum_F(v_n), plain.sum_F(at, v_n)) and close(gpu.sum_B(at, v_n), plain.sum_B(at, v_n))
-    assert torch.equal(at.fired_F(v_n), plain.fired_F(at, v_n))
+    assert torch.equal(at.fired_F(v_n.relu()), plain.fired_F(at, v_n.relu()))
     assert torch.equal(gpu.sum_F(at, v_n), gpu.sum_F(at, v_n))
 
 
@@ -306,8 +310,9 @@ def test_blocks_of_their_real_size(monkeypatch):
     same(gpu.largest(Product(whole_BF=c.product_BF), c.bias_F, 20, 1.0), plain.largest(Product(whole_BF=c.product_BF), c.bias_F, 20, 1.0))
     values = gpu.largest_values(Product(whole_BF=c.product_BF), c.bias_F, 50).sort(descending=True).values[:50]
     assert torch.equal(values, plain.largest_values(Product(whole_BF=c.product_BF), c.bias_F, 50).sort(descending=True).values)
-    inputs = (at, at.pre_n, numbers(1500, 70, seed=3), numbers(2, 70, seed=4), (1500,), 0.37, True)
-    found, expected = gpu.decode(*inputs), plain.decode(*inputs)
+    W_dec, target, rest = numbers(1500, 70, seed=3), numbers(2, 70, seed=4), ((1500,), 0.37, True)
+    found = gpu.decode(at, at.pre_n, W_dec, target, *rest)
+    expected = plain.decode(at, at.pre_n.double(), W_dec.double(), target.double(), *rest)  # 700 entries in a row
     for name in ("squares_BP", "g_PBO", "r_BO", "back"):
         assert close(getattr(found, name), getattr(expected, name)), name
 

@@ -152,10 +152,10 @@ def test_resume_needs_only_the_store(tiny_job, tmp_path, undisturbed):
 def test_a_diverging_run_harms_nobody(tiny_job, tmp_path, undisturbed, capfd):
     original = Run.train_step
 
-    def spoil(self, x, digest):
+    def spoil(self, batch):
         if self.name == "1x" and self.step == 30:
             self.learner.sae.W_enc[0, 0] = float("nan")
-        original(self, x, digest)
+        original(self, batch)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Run, "train_step", spoil)

@@ -10,7 +10,7 @@ from monosem.sae.heads.relu import Relu
 from monosem.sae.heads.topk import BatchTopK, TopK
 from monosem.sae.part import Part
 
-__all__ = ["Back", "Head", "Now", "head_of"]
+__all__ = ["HEADS", "Back", "Head", "Now", "head_of"]
 
 HEADS: dict[str, type[Head]] = {
     "relu": Relu,

@@ -64,6 +64,8 @@ class Head:
 
     batch_wide = False
     """Whether features depend on a statistic of the whole batch."""
+    has_least = False
+    """Whether the smallest activation becomes the threshold of use: see `least`."""
     joins_slots = True
     """Whether everything it sums over rows it sums through its view, and does nothing to the sums (a factor would round
     otherwise), so that slots can be worked on together."""
@@ -111,7 +113,7 @@ class Head:
 
     def least(self) -> Tensor:
         """The smallest activation that is not zero, for heads that turn it into a threshold; else infinity."""
-        return self.f.new_tensor(torch.inf)
+        return self.f.new_full((), torch.inf)
 
     def _through_relu(self, g: Tensor) -> Back:
         torch.ops.aten.threshold_backward.grad_input(g, self.f, 0, grad_input=g)  # zero where f is zero

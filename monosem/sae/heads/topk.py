@@ -53,7 +53,7 @@ class BatchTopK(Head):
     how they are cut into slots can decide.
     """
 
-    batch_wide = True
+    batch_wide = has_least = True
 
     def bound_F(self) -> Tensor:
         bound = self.now.statistic

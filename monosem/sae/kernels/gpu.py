@@ -17,7 +17,7 @@ from torch.nn.functional import pad
 
 from monosem.sae.kernels import triton_kernels as programs
 from monosem.sae.kernels.entries import Decoded, Entries
-from monosem.sae.kernels.plain import GROUP, SLOTS_TOGETHER, back, capacity, fired_F, reconstruct, spread
+from monosem.sae.kernels.plain import GROUP, SLOTS_TOGETHER, back, capacity, reconstruct
 from monosem.sae.products import Product
 
 __all__ = ["GROUP", "above", "adam", "capacity", "decode", "encode_above", "largest", "largest_values"]
@@ -26,9 +26,15 @@ __all__ += ["SLOTS_TOGETHER", "back", "by_feature", "fired_F", "outer", "reconst
 BLOCK = 1024
 """Features of a row that a program looks at together. Like the others here a power of two."""
 COLUMNS = 2048
-"""Columns that a program of `decode` holds at most; `outer` takes an eighth, its programs being fewer and longer."""
+"""Columns that a program of `decode` holds at most; `outer` takes a quarter, its programs being fewer and longer."""
+CHUNK = 256
+"""Entries of one feature that are summed together."""
+TOGETHER = 8
+"""Blocks of a row that one program writes the entries of."""
 TILE = 8192
 """Elements of several rows that a program holds at a time."""
+SHAPES = ((4, 2, 1), (16, 4, 2), (float("inf"), 16, 4))
+"""For up to so many entries per feature on average: how many `outer` takes at a time, and warps."""
 LISTED = 256
 """Numbers of a list that a program looks at together."""
 PRODUCT = (128, 128, 64)
@@ -147,12 +153,21 @@ def decode(
 
 
 def outer(at: Entries, v_n: Tensor, rows_BO: Tensor, out_FO: Tensor, first: int, last: int) -> None:
-    """out[f] = sum over f's entries of v * (the entry's row of rows_BO), for features first to last."""
-    width = rows_BO.shape[1]
-    block, blocks, tile = _tiling(width, COLUMNS // 8)
+    """out[f] = sum over f's entries of v * (the entry's row of rows_BO), for features first to last.
+
+    A feature that is active in many rows would keep one program busy when all others have ended: its entries are
+    summed in chunks, side by side.
+    """
+    width, n = rows_BO.shape[1], len(v_n)
+    block, blocks, tile, warps = _outer_tiling(width, n / max(1, at.features))
+    chunks = rows_BO.new_empty(n // CHUNK, width, dtype=v_n.dtype)
     _launch(
-        programs.outer_rows, (last - first, blocks), at.start_F, at.order_n, at.row_n, v_n, rows_BO, out_FO,
-        first, width, *rows_BO.stride(), *out_FO.stride(), BLOCK=block, LONG=2 * tile, SHORT=max(1, tile // 2),
+        programs.outer_chunks, (len(chunks), blocks), at.order_n, at.feature_n, at.row_n, v_n, rows_BO, chunks,
+        first, last, width, *rows_BO.stride(), CHUNK=CHUNK, BLOCK=block, TILE=min(16, TILE // block),
+    )  # fmt: skip
+    _launch(
+        programs.outer_rows, (last - first, blocks), at.start_F, at.order_n, at.row_n, v_n, rows_BO, chunks, out_FO,
+        first, width, *rows_BO.stride(), *out_FO.stride(), CHUNK=CHUNK, BLOCK=block, TILE=tile, num_warps=warps,
     )  # fmt: skip
 
 
@@ -161,9 +176,20 @@ def sum_F(at: Entries, v_n: Tensor) -> Tensor:
     return _sums(at.start_F, at.order_n, v_n)
 
 
+def fired_F(at: Entries, v_n: Tensor) -> Tensor:
+    """Features with v above zero at one of their entries; nowhere is it below. bool [F]"""
+    return sum_F(at, v_n) > 0
+
+
 def sum_B(at: Entries, v_n: Tensor) -> Tensor:
     """v summed over each row's entries, [B]."""
     return _sums(at.start_B, None, v_n)
+
+
+def spread(rows_BO: Tensor) -> Tensor:
+    """Squared distances of the rows from their mean, summed, a scalar. In float64, of which no matrix is made."""
+    squares = torch.linalg.vector_norm(rows_BO, dtype=torch.float64).square()
+    return (squares - rows_BO.sum(dim=0, dtype=torch.float64).square().sum() / max(1, len(rows_BO))).to(rows_BO.dtype)
 
 
 def adam(
@@ -242,10 +268,11 @@ def _write(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Features, rows and pre-activations of the n that were counted; without `places` the last alone are of use."""
     feature_n, row_n, pre_n = _room(n if places else 0, n, bias_F)
+    blocks = counts.shape[1]
     _launch(
-        programs.write_blocks, (len(start_B) - 1,), product_BF, bias_F, bound_BF, counts, start_B,
-        feature_n, row_n, pre_n, product_BF.shape[1], *product_BF.stride(), *bound_BF.stride(),
-        BLOCK=BLOCK, PLACES=places,
+        programs.write_blocks, (len(start_B) - 1, triton.cdiv(blocks, TOGETHER)), product_BF, bias_F, bound_BF, counts,
+        start_B, feature_n, row_n, pre_n, product_BF.shape[1], *product_BF.stride(), *bound_BF.stride(),
+        BLOCK=BLOCK, BLOCKS=triton.next_power_of_2(max(1, blocks)), PER=TOGETHER, PLACES=places,
     )  # fmt: skip
     return feature_n, row_n, pre_n
 
@@ -302,6 +329,16 @@ def _tiling(columns: int, most: int) -> tuple[int, int, int]:
     """Columns per program, programs per row, and rows that a program takes at a time."""
     block = min(triton.next_power_of_2(columns), most)
     return block, triton.cdiv(columns, block), min(16, TILE // block)
+
+
+def _outer_tiling(columns: int, mean: float) -> tuple[int, int, int, int]:
+    """Columns per program of `outer`, programs per row, entries at a time and warps, for so many entries per feature.
+
+    What has a few entries waits for memory most of the time: then many small programs are better than few large ones.
+    """
+    block = min(triton.next_power_of_2(columns), COLUMNS // 4)
+    tile, warps = next((tile, warps) for most, tile, warps in SHAPES if mean <= most)
+    return block, triton.cdiv(columns, block), min(tile, max(1, TILE // block)), warps
 
 
 def _warps(elements: int) -> int:

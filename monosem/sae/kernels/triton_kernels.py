@@ -58,16 +58,19 @@ def count_blocks(
 @triton.jit
 def write_blocks(
     product, bias, bound, counts, start, feature_n, row_n, pre_n, F, product_b, product_f, bound_b,
-    bound_f: tl.constexpr, BLOCK: tl.constexpr, PLACES: tl.constexpr,
+    bound_f: tl.constexpr, BLOCK: tl.constexpr, BLOCKS: tl.constexpr, PER: tl.constexpr, PLACES: tl.constexpr,
 ):  # fmt: skip
-    """What `count_blocks` counted, by row and feature. One program per row; blocks without any are not read again.
+    """What `count_blocks` counted, by row and feature. One program for PER blocks of a row; empty ones are not read.
 
+    BLOCKS   at least as many as a row has
     PLACES   write features and rows beside the values
     """
     row = tl.program_id(0).to(tl.int64)
-    first = tl.load(start + row)
+    begin = tl.program_id(1) * PER
     blocks = tl.cdiv(F, BLOCK)
-    for block in range(blocks):
+    before = tl.arange(0, BLOCKS)
+    first = tl.load(start + row) + tl.sum(tl.load(counts + row * blocks + before, mask=before < begin, other=0), axis=0)
+    for block in range(begin, tl.minimum(begin + PER, blocks)):
         n = tl.load(counts + row * blocks + block)
         if n > 0:
             at = block * BLOCK + tl.arange(0, BLOCK)
@@ -270,20 +273,47 @@ def back_rows(
 
 
 @triton.jit
-def outer_rows(
-    start_F, order_n, row_n, v_n, rows, out, first, columns, rows_b, rows_o, out_f, out_o,
-    BLOCK: tl.constexpr, LONG: tl.constexpr, SHORT: tl.constexpr,
+def outer_chunks(
+    order_n, feature_n, row_n, v_n, rows, chunks, first, last, columns, rows_b, rows_o,
+    CHUNK: tl.constexpr, BLOCK: tl.constexpr, TILE: tl.constexpr,
 ):  # fmt: skip
-    """A block of columns of one feature's sum over its entries, by row: LONG entries at a time, the rest SHORT."""
+    """A block of columns of the sum over CHUNK entries, by feature and row, if they all are of one feature in range."""
+    chunk = tl.program_id(0).to(tl.int64)
+    lo = chunk * CHUNK
+    feature = tl.load(feature_n + tl.load(order_n + lo))
+    if (feature == tl.load(feature_n + tl.load(order_n + lo + CHUNK - 1))) & (feature >= first) & (feature < last):
+        column = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
+        inside = column < columns
+        total = tl.zeros((BLOCK,), tl.float32)
+        total = add_rows(
+            total, lo, lo + CHUNK, order_n, row_n, v_n, rows, column, inside, rows_b, rows_o, True, TILE
+        )  # fmt: skip
+        tl.store(chunks + chunk * columns + column, total, mask=inside)
+
+
+@triton.jit
+def outer_rows(
+    start_F, order_n, row_n, v_n, rows, chunks, out, first, columns, rows_b, rows_o, out_f, out_o,
+    CHUNK: tl.constexpr, BLOCK: tl.constexpr, TILE: tl.constexpr,
+):  # fmt: skip
+    """A block of columns of one feature's sum over its entries, by row.
+
+    chunks   the sums over every CHUNK entries that all are its own: what lies between is summed here
+    """
     feature = first + tl.program_id(0).to(tl.int64)
     column = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
     inside = column < columns
     lo = tl.load(start_F + feature)
     hi = tl.load(start_F + feature + 1)
-    middle = lo + (hi - lo) // LONG * LONG
+    begin = tl.minimum((lo + CHUNK - 1) // CHUNK, hi // CHUNK)  # of the chunks; none if these are equal
+    end = hi // CHUNK
     total = tl.zeros((BLOCK,), tl.float32)
-    total = add_rows(total, lo, middle, order_n, row_n, v_n, rows, column, inside, rows_b, rows_o, True, LONG)
-    total = add_rows(total, middle, hi, order_n, row_n, v_n, rows, column, inside, rows_b, rows_o, True, SHORT)
+    head = tl.where(begin < end, begin * CHUNK, hi)
+    total = add_rows(total, lo, head, order_n, row_n, v_n, rows, column, inside, rows_b, rows_o, True, TILE)
+    for chunk in range(begin, end):
+        total += tl.load(chunks + chunk * columns + column, mask=inside, other=0.0)
+    tail = tl.where(begin < end, end * CHUNK, hi)
+    total = add_rows(total, tail, hi, order_n, row_n, v_n, rows, column, inside, rows_b, rows_o, True, TILE)
     tl.store(out + feature * out_f + column.to(tl.int64) * out_o, total, mask=inside)
 
 
