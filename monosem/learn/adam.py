@@ -34,14 +34,20 @@ class Adam:
         moved = {name: self._moved(name, t) for name, t in sae.tensors().items()}
         self.moments = {name: {key: _zeros(t) for key in MOMENTS} for name, t in moved.items()}
 
-    def step(self, gradients: dict[str, Tensor], step: int, lr: float, unit: bool) -> None:
-        """Step `step`, counted from 1, with gradients of what is moved. unit: decoder rows keep unit norm."""
+    def step(
+        self, gradients: dict[str, Tensor], step: int, lr: float, unit: bool,
+        on_device: tuple[Tensor, Tensor] | None = None,
+    ) -> None:  # fmt: skip
+        """Step `step`, counted from 1, with gradients of what is moved. unit: decoder rows keep unit norm.
+
+        on_device   a GPU's `numbers` and `ok`: see its kernel
+        """
         kernels, train = kernels_for(self.sae.W_dec.device), self.train
         for name, t in self.sae.tensors().items():
             tensors = (self._moved(name, t), gradients[name], *(self.moments[name][key] for key in MOMENTS))
             kernels.adam(
                 *(_rows(name, each) for each in tensors), step, lr, train.beta1, train.beta2, train.eps,
-                unit and name == "W_dec",
+                unit and name == "W_dec", *(on_device or ()),
             )  # fmt: skip
 
     def reset(self, features: Tensor) -> None:

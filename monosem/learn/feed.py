@@ -1,12 +1,12 @@
 """Batches for a pack of runs: read once for all of them, one ahead of the step that wants them, on their device.
 
 While the learners work, a thread reads the next batch, digests it and, for a GPU, copies it there through pinned memory
-on a stream of its own. Where reading is itself the work (a harvest in this very process) nothing is read ahead: it
-would take its cores from the learners.
+on a stream of its own. Where reading is itself the work (a harvest in this very process) and learners work on CPUs
+nothing is read ahead: it would take its cores from them.
 """
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -24,17 +24,22 @@ class Batch:
     """One step's rows at each hook point that is read.
 
     rows     float32 [batch, width], memory of this process
-    digests  `rows_digest` of each
+    digested `rows_digest` of each, or what to wait for it from
     masked   how many of the rows are masked, at either
     copies   the same on the learners' device; the very same tensors on CPU
     copied   for a GPU: recorded behind the copies, on the stream that makes them
     """
 
     rows: list[Tensor]
-    digests: list[str]
+    digested: list[str | Future]
     masked: int
     copies: list[Tensor]
     copied: "torch.cuda.Event | None" = None
+
+    @property
+    def digests(self) -> list[str]:
+        """`rows_digest` of each."""
+        return [d.result() if isinstance(d, Future) else d for d in self.digested]
 
     def on_device(self) -> list[Tensor]:
         """The rows on the learners' device, for work that is queued on its current stream from here on."""
@@ -68,10 +73,13 @@ class Feed:
         self.readers, self.batch_size, self.steps, self.device = readers, batch_size, steps, device
         self.wait_s = 0.0
         self.coming: dict[tuple[int, Reads], Future] = {}
-        beside = not any(reader.computes for reader in readers.values())
+        on_gpu = device.startswith("cuda")
+        beside = on_gpu or not any(reader.computes for reader in readers.values())
         # One thread: readers of one source share its state, and all reading goes through it.
         self.thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="feed") if beside else None
-        self.stream = torch.cuda.Stream() if device.startswith("cuda") else None
+        # For a GPU, whose batches come faster than one thread reads and digests them.
+        self.digester = ThreadPoolExecutor(max_workers=1, thread_name_prefix="digests") if on_gpu else None
+        self.stream = torch.cuda.Stream() if on_gpu else None
 
     def batch(self, n: int, reads: Reads) -> Batch:
         """Step n's rows at `reads`, which are read in step."""
@@ -84,12 +92,14 @@ class Feed:
 
     def rows(self, name: str, lo: int, hi: int) -> Tensor:
         """Rows [lo, hi) of a hook point's stream."""
-        return self._wait(self._start(self.readers[name].rows, lo, hi))
+        return self._wait(self._start(self._rows, name, lo, hi))
 
     def close(self) -> None:
         """Read no further."""
         if self.thread:
             self.thread.shutdown(wait=False, cancel_futures=True)
+        if self.digester:
+            self.digester.shutdown(wait=False, cancel_futures=True)
 
     def _start(self, work: Callable, *arguments: object) -> Future | Callable:
         return self.thread.submit(work, *arguments) if self.thread else lambda: work(*arguments)
@@ -102,13 +112,16 @@ class Feed:
 
     def _read(self, n: int, reads: Reads) -> Batch:
         B = self.batch_size
-        rows = [self.readers[name].rows(n * B, (n + 1) * B) for name in reads]
-        digests = [rows_digest(x) for x in rows]
-        return self._copied(rows, digests, int(masked_rows(*rows).sum()))
-
-    def _copied(self, rows: Sequence[Tensor], digests: list[str], masked: int) -> Batch:
+        rows = [self._rows(name, n * B, (n + 1) * B) for name in reads]
+        digested = [self.digester.submit(rows_digest, x) if self.digester else rows_digest(x) for x in rows]
+        masked = int(masked_rows(*rows).sum())
         if self.stream is None:
-            return Batch(list(rows), digests, masked, list(rows))
+            return Batch(rows, digested, masked, list(rows))
         with torch.cuda.stream(self.stream):
             copies = [x.pin_memory().to(self.device, non_blocking=True) for x in rows]
-            return Batch(list(rows), digests, masked, copies, self.stream.record_event())
+            return Batch(rows, digested, masked, copies, self.stream.record_event())
+
+    def _rows(self, name: str, lo: int, hi: int) -> Tensor:
+        """On the stream of copies too, so that a host on the same GPU does not wait for the learners there."""
+        with torch.cuda.stream(self.stream):
+            return self.readers[name].rows(lo, hi)

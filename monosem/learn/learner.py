@@ -13,12 +13,13 @@ from torch import Tensor
 from monosem.config.job import TOP_K, TrainConfig
 from monosem.errors import Diverged
 from monosem.learn.adam import MATRICES, MOMENTS, Adam, hold_by_feature
+from monosem.learn.captured import Captured, can_capture
 from monosem.learn.feed import masked_rows
 from monosem.learn.mesh import Mesh
 from monosem.learn.schedules import lr_at, now_at
 from monosem.sae.config import SaeConfig
 from monosem.sae.gradients import rows_of, with_statistic
-from monosem.sae.heads import HEADS
+from monosem.sae.heads import HEADS, Now
 from monosem.sae.init import init_part
 from monosem.sae.kernels import kernels_for
 from monosem.sae.model import FEATURE_AXIS, Sae
@@ -68,34 +69,48 @@ class Learner:
         self.last_fired_F = torch.zeros(self.end - self.first, dtype=torch.int64, device=device)
         self.own = self.mesh.own(self.end - self.first)  # of the features held here
         self.adam = Adam(self.sae, train, self.own)
+        self.captured = Captured(self) if can_capture(sae, device, self.mesh) else None
+        if self.captured:
+            self.manner = replace(self.manner, expected=self.captured.asking)
 
     @torch.no_grad()
-    def step(self, x: Tensor, y: Tensor | None = None, masked: int | None = None) -> dict[str, Tensor]:
+    def step(
+        self, x: Tensor, y: Tensor | None = None, masked: int | None = None, figures: bool = True
+    ) -> dict[str, Tensor]:
         """One optimiser step on a batch [batch, d_in]. Rows that hold a NaN at their start count for nothing.
 
-        y        a transcoder's target, [batch, d_out]
-        masked   how many such rows there are; a GPU that has to be asked for it stands still meanwhile
+        y         a transcoder's target, [batch, d_out]
+        masked    how many such rows there are; a GPU that has to be asked for it stands still meanwhile
+        figures   whether they are wanted
 
         Returns scalars, still on the device: loss, mse, fvu (of this batch), l1, l0; fvu is left to the leading rank.
         """
         x, y = self._taken(x, y)
         masked_B = None if masked == 0 else self._masked(x, y)
-        result = self._gradients(x, y, masked_B)
-        self._update(result.gradients)
-        if HEADS[self.config.variant].has_least:
-            self._follow_threshold(result.least)
+        now, aux = now_at(self.steps_done, self.config, self.train), self._aux_features()
+        told = self.captured.step(x, y, now) if self.captured and masked_B is None and not aux[1] else None
+        if told is None:
+            told = self._told(self._gradients(x, y, masked_B, now, aux, self.manner))
         self.steps_done += 1
-        self.last_fired_F.masked_fill_(result.fired_F, self.steps_done)
-        B = len(x)
-        target = x if y is None else y
-        kept = target if masked_B is None else target[~masked_B]
+        if HEADS[self.config.variant].has_least:
+            self._follow_threshold(told["least"])
+        return self._figures(told, x if y is None else y, masked_B) if figures else {}
+
+    def _told(self, result: Result) -> dict[str, Tensor]:
+        """Move by a batch's gradients. Returns its scalars."""
+        self._update(result.gradients)
+        self.last_fired_F.masked_fill_(result.fired_F, self.steps_done + 1)
+        return result.scalars()
+
+    def _figures(self, told: dict[str, Tensor], target: Tensor, masked_B: Tensor | None) -> dict[str, Tensor]:
+        B, kept = len(target), target if masked_B is None else target[~masked_B]
         total = kernels_for(kept.device).spread(kept) if self.mesh.leads else torch.nan
         return {
-            "loss": result.loss,
-            "mse": result.squared_error / (B * self.config.width_out),
-            "fvu": result.squared_error / total,
-            "l1": result.l1 / B,
-            "l0": result.active / B,
+            "loss": told["loss"],
+            "mse": told["squared_error"] / (B * self.config.width_out),
+            "fvu": told["squared_error"] / total,
+            "l1": told["l1"] / B,
+            "l0": told["active"] / B,
         }
 
     @torch.no_grad()
@@ -190,10 +205,13 @@ class Learner:
         lo, hi = self._shown
         return t.narrow(FEATURE_AXIS[name], lo, hi - lo) if name in FEATURE_AXIS else t
 
-    def _gradients(self, x: Tensor, y: Tensor | None, masked_B: Tensor | None) -> Result:
+    def _gradients(
+        self, x: Tensor, y: Tensor | None, masked_B: Tensor | None, now: Now, aux: tuple[Tensor | None, int],
+        manner: Manner,
+    ) -> Result:  # fmt: skip
         """Of the whole batch, by the slots of all ranks."""
-        now, mesh = now_at(self.steps_done, self.config, self.train), self.mesh
-        step = Step(self.sae, len(x), self.manner, now, *self._aux_features())
+        mesh = self.mesh
+        step = Step(self.sae, len(x), manner, now, *aux)
         nodes = mesh.nodes(self.slots)
         rows = rows_of(x, y, masked_B, self.slots, nodes)
         counted = len(x) if masked_B is None else len(x) - int(masked_B.sum())
@@ -242,15 +260,18 @@ class Learner:
         if math.isfinite(value):
             self.threshold += (value - self.threshold) / min(self.steps_done + 1, THRESHOLD_STEPS)
 
-    def _update(self, gradients: dict[str, Tensor]) -> None:
-        """Adam on all parameters. Decoder rows of unit norm stay so and move only at right angles to themselves."""
+    def _update(self, gradients: dict[str, Tensor], on_device: tuple[Tensor, Tensor] | None = None) -> None:
+        """Adam on all parameters. Decoder rows of unit norm stay so and move only at right angles to themselves.
+
+        on_device   what a GPU's Adam needs to know of the step, and whether it is to take it
+        """
         unit = self.config.decoder == "unit"
         if self.train.clip_norm:
             if unit:  # what Adam will take away must not count
                 g, W_dec = gradients["W_dec"], self.sae.W_dec[slice(*self.own)]
                 g -= (g * W_dec).sum(dim=1, keepdim=True) * W_dec
             self._clip(gradients)
-        self.adam.step(gradients, self.steps_done + 1, lr_at(self.steps_done, self.train), unit)
+        self.adam.step(gradients, self.steps_done + 1, lr_at(self.steps_done, self.train), unit, on_device)
         self.mesh.spread(self.sae.W_dec, self.sae.W_enc.T)
         if self.config.variant == "jumprelu":
             self.sae.threshold.clamp_(min=0.0)

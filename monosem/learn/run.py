@@ -103,12 +103,13 @@ class Run:
         """One step on the rows of each hook point it reads."""
         began = time.monotonic()
         self.started = self.started or began
-        metrics = self.learner.step(*batch.on_device(), masked=batch.masked)
+        logged = (self.step + 1) % self.train.log_every == 0 or self.step + 1 == self.train.steps
+        metrics = self.learner.step(*batch.on_device(), masked=batch.masked, figures=logged)
         self.ended = time.monotonic()
         self.step_s += self.ended - began
         for digest in batch.digests:
             self.rows_digest = chained(self.rows_digest, digest)
-        if self.step % self.train.log_every == 0 or self.step == self.train.steps:
+        if logged:
             self._log({name: float(value) for name, value in metrics.items()})
 
     def resample(self, *rows: Tensor) -> None:

@@ -26,12 +26,14 @@ class Product:
     x_BD, W_DF  the factors as products take them, or
     whole_BF    the product itself
     room        float32, where tiles may be made, if they find room there: kept by who makes many products
+    expected    how many entries a GPU makes room for; see `kernels.Room`
     """
 
     x_BD: Tensor | None = None
     W_DF: Tensor | None = None
     whole_BF: Tensor | None = None
     room: Tensor | None = None
+    expected: object = None
 
     @property
     def shape(self) -> tuple[int, int]:

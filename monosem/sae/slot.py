@@ -26,7 +26,7 @@ from torch import Tensor
 
 from monosem.sae.auxk import Aux, aux_k
 from monosem.sae.heads import Back, Head, Now, head_of
-from monosem.sae.kernels import Entries, kernels_for
+from monosem.sae.kernels import Entries, Room, kernels_for
 from monosem.sae.kernels.entries import joined
 from monosem.sae.model import Sae
 from monosem.sae.products import Product, rounded
@@ -41,10 +41,12 @@ class Manner:
 
     precision     "fp32", or "bf16" for their factors
     sparse_share  active share of a group of rows up to which only entries are worked on; 0: matrices always
+    expected      the entries that a GPU makes room for
     """
 
     precision: str = "fp32"
     sparse_share: float = 0.0
+    expected: Room | None = None
 
 
 @dataclass
@@ -114,7 +116,7 @@ class Step:
     def products(self, xc_BD: Tensor, ranges: Sequence[tuple[int, int]]) -> list[Product]:
         """The encoder's product of each slot by itself: its bits may depend on how many rows it has."""
         x = rounded(xc_BD, self.manner.precision)
-        return [Product(x[lo:hi], self.W_enc) for lo, hi in ranges]
+        return [Product(x[lo:hi], self.W_enc, expected=self.manner.expected) for lo, hi in ranges]
 
     def seen(self, xc_BD: Tensor, products: Sequence[Product]) -> Tensor:
         """Rows as the products saw them."""

@@ -13,6 +13,8 @@ from torch import Tensor
 
 from monosem.sae.model import Sae
 
+SCALARS = ("loss", "squared_error", "l1", "active", "least")
+
 
 @dataclass
 class Sums:
@@ -63,6 +65,10 @@ class Result:
     active: Tensor
     loss: Tensor
     least: Tensor
+
+    def scalars(self) -> dict[str, Tensor]:
+        """The figures by the names in SCALARS, on the device."""
+        return {name: getattr(self, name) for name in SCALARS}
 
 
 @dataclass(frozen=True)

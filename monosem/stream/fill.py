@@ -6,6 +6,7 @@ and the rest of their blocks, where waiting tiles (`mix.Tiles`) are K*r*(G+1)/2.
 """
 
 import numpy as np
+import torch
 
 from monosem.rows.order import StreamOrder
 from monosem.stream.harvest import Place
@@ -70,8 +71,13 @@ class Fillings:
         n = self.order.segment_rows
         group, place = divmod(segment, TOGETHER)
         if group not in self.memory:
-            self.memory[group] = [np.empty((TOGETHER * n, width), dtype=np.float32) for width in widths]
+            self.memory[group] = [_memory(TOGETHER * n, width) for width in widths]
         return [column[place * n : (place + 1) * n] for column in self.memory[group]]
+
+
+def _memory(rows: int, width: int) -> np.ndarray:
+    """float32 [rows, width], not yet written; pinned where there is a GPU to copy it to."""
+    return torch.empty(rows, width, dtype=torch.float32, pin_memory=torch.cuda.is_available()).numpy()
 
 
 def joined(pieces: list[np.ndarray]) -> np.ndarray:

@@ -6,9 +6,12 @@ from monosem.sae.kernels.numba_loops import ranged
 
 
 @ranged
-def gather(x, source_n, out, at_n):
-    """out[at_n] = x[source_n], rows of float32 [.., width]; a row with a NaN or an infinity is NaN throughout."""
-    for i in range(len(source_n)):
+def gather(x, source_n, out, at_n, lo, hi):
+    """out[at_n] = x[source_n] for numbers lo to hi, rows of float32 [.., width].
+
+    A row with a NaN or an infinity is NaN throughout.
+    """
+    for i in range(lo, hi):
         row, to = x[source_n[i]], out[at_n[i]]
         check = np.float32(0)
         for o in range(len(row)):

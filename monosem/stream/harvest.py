@@ -64,7 +64,8 @@ class Harvester:
 
     def put(self, item: int, place: Place) -> None:
         """The same rows, each tile's straight to where it goes: one pass over them beyond the forward pass."""
-        from monosem.stream.gather import gather  # numba: not for those who only hand items on
+        from monosem.sae.kernels.cpu import shared_out  # numba: not for those who only hand items on
+        from monosem.stream.gather import gather
 
         found, tokens_gci = self._captured(item)
         columns, source_gn = _sources(found, tokens_gci)
@@ -73,8 +74,9 @@ class Harvester:
             target = place(g, widths)
             if target is not None:
                 rows, at_n = target
-                for column, out in zip(columns, rows, strict=True):
-                    gather(column, source_n, out, at_n)
+                with torch_threads(self.threads):
+                    for column, out in zip(columns, rows, strict=True):
+                        shared_out(gather, len(source_n), column, source_n, out, at_n)
 
     def _captured(self, item: int) -> tuple[list[Tensor], np.ndarray]:
         """Activations [contexts, tokens, width] of an item at every hook point, and its positions by tile."""
@@ -109,13 +111,23 @@ def _sources(found: list[Tensor], tokens_gci: np.ndarray) -> tuple[list[np.ndarr
         tokens = found[0].shape[1]
         source = tokens_gci + np.arange(contexts)[None, :, None] * tokens
         return [x.reshape(-1, x.shape[-1]).numpy() for x in found], source.reshape(tiles, -1)
-    rows = [_sampled(x, tokens_gci).reshape(-1, x.shape[-1]).float().cpu().numpy() for x in found]
+    rows = [_here(_sampled(x, tokens_gci).reshape(-1, x.shape[-1])).numpy() for x in found]
     return rows, np.arange(tokens_gci.size).reshape(tiles, -1)
+
+
+def _here(t: Tensor) -> Tensor:
+    """As float32 in this process's memory; from a GPU by way of pinned memory, which is some times as fast."""
+    if not t.is_cuda:
+        return t.float().cpu()
+    here = torch.empty(t.shape, dtype=torch.float32, pin_memory=True)
+    here.copy_(t.float(), non_blocking=True)
+    torch.cuda.current_stream(t.device).synchronize()
+    return here
 
 
 def _masked(rows: Tensor) -> np.ndarray:
     """Rows [..., width] as float32 [n, width]; those with a NaN or an infinity are NaN throughout."""
-    rows = rows.reshape(-1, rows.shape[-1]).float().cpu()
+    rows = _here(rows.reshape(-1, rows.shape[-1]))
     suspects = ~torch.isfinite(rows.sum(dim=1))  # a sum of finite values may overflow, so look again
     if suspects.any():
         bad = suspects & ~torch.isfinite(rows).all(dim=1)

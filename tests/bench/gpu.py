@@ -4,6 +4,7 @@
 
 Needs an NVIDIA GPU and a CUDA build of torch; without one it exits with 2. In one process the step and the product, of
 bfloat16 factors both, take turns; a measurement is CALLS calls between two CUDA events, and medians are reported.
+Figures are asked for once in CALLS steps, as `train.log_every` has it.
 The learning rate is next to nothing, so that the dictionary stays as active as it was made.
 
 The ladder is Bricken et al. 2023's: dictionaries of 512 to 131,072 features, each on 8.19e9 rows. A size between two
@@ -57,7 +58,7 @@ def measure(features: int, variant: str, active: int, repeat: int, profile: bool
     learner, batches = make_learner(features, variant, active)
     x, W = batches[0].bfloat16(), learner.sae.W_enc.bfloat16()
     contenders = {
-        "step_ms": lambda turn: learner.step(batches[turn % BATCHES], masked=0),
+        "step_ms": lambda turn: learner.step(batches[turn % BATCHES], masked=0, figures=turn == 0),
         "product_ms": lambda _: x @ W,
     }
     times: dict[str, list[float]] = {name: [] for name in contenders}

@@ -20,7 +20,7 @@ def test_rows_are_picked_masked_and_placed(width):
     out = np.full((60, width), 7, np.float32)
     wanted = out.copy()
     wanted[at] = np.where(np.isfinite(x).all(axis=1)[:, None], x, np.nan)[source]
-    gather(x, source, out, at)
+    gather(x, source, out, at, 0, len(source))
     assert out.tobytes() == wanted.tobytes()
 
 

@@ -4,9 +4,9 @@ from types import ModuleType
 
 import torch
 
-from monosem.sae.kernels.entries import EVERYWHERE, Decoded, Entries
+from monosem.sae.kernels.entries import EVERYWHERE, Decoded, Entries, Room
 
-__all__ = ["EVERYWHERE", "Decoded", "Entries", "kernels_for"]
+__all__ = ["EVERYWHERE", "Decoded", "Entries", "Room", "kernels_for"]
 
 
 def kernels_for(device: torch.device) -> ModuleType:

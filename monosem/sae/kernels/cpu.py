@@ -17,6 +17,7 @@ from monosem.sae.kernels import numba_find as find
 from monosem.sae.kernels import numba_loops as loops
 from monosem.sae.kernels.entries import Decoded, Entries
 from monosem.sae.kernels.plain import GROUP, capacity
+from monosem.sae.kernels.plain import total as total
 from monosem.sae.products import Product
 
 TOGETHER = (64, 256)

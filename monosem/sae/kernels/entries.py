@@ -66,6 +66,7 @@ class Entries:
     kernels    the module that sums over them
     slots      row ends of the slots that the rows are; sums over rows are made slot by slot and added by the tree
                of `tree.py`. Empty: one slot
+    count      where lists are longer than there are entries (zeros follow them), how many there are
     """
 
     start_B: Tensor
@@ -75,6 +76,7 @@ class Entries:
     features: int
     kernels: "ModuleType"
     slots: tuple[int, ...] = ()
+    count: Tensor | None = None
 
     dense = False
 
@@ -88,7 +90,11 @@ class Entries:
 
     @cached_property
     def _by_feature(self) -> tuple[Tensor, Tensor]:
-        return self.kernels.by_feature(self.feature_n, self.features)
+        feature_n = self.feature_n
+        if self.count is not None:  # what follows the entries is in no feature's list
+            there = torch.arange(len(feature_n), device=feature_n.device) < self.count
+            feature_n = torch.where(there, feature_n, self.features)
+        return self.kernels.by_feature(feature_n, self.features)
 
     @property
     def start_F(self) -> Tensor:
@@ -114,7 +120,7 @@ class Entries:
 
     def total(self, values: Tensor) -> Tensor:
         if len(self.slot_ends) == 1:
-            return values.sum()
+            return self.kernels.total(self, values)
         return total([values[lo:hi].sum() for lo, hi in self._ranges([int(self.start_B[b]) for b in self.slot_ends])])
 
     def sum_rows(self, rows: Tensor) -> Tensor:
@@ -123,6 +129,28 @@ class Entries:
     @staticmethod
     def _ranges(ends: Sequence[int]) -> list[tuple[int, int]]:
         return list(zip((0, *ends[:-1]), ends, strict=True))
+
+
+@dataclass
+class Room:
+    """What a GPU's step expects of its entries, so that it need not wait to be told how many there are.
+
+    size    it makes room for so many of each slot; None: it asks
+    ok      int32 [1]: 1 while they found room, and no group of rows had too many for a sparse step
+    found   int64 [1]: how many there were, the most of any slot
+    last    what was found, of a step that asked; 0: the step was not sparse
+    """
+
+    size: int | None = None
+    ok: Tensor | None = None
+    found: Tensor | None = None
+    last: int = 0
+
+    def note(self, n: Tensor, *conditions: Tensor) -> None:
+        """One slot has n entries."""
+        self.found.copy_(torch.maximum(self.found, n))
+        for yes in (n <= self.size, *conditions):
+            self.ok.mul_(yes)
 
 
 def joined(parts: Sequence[Entries]) -> Entries:

@@ -22,19 +22,18 @@ from monosem.sae.products import Product
 
 __all__ = ["GROUP", "above", "adam", "capacity", "decode", "encode_above", "largest", "largest_values"]
 __all__ += ["SLOTS_TOGETHER", "back", "by_feature", "fired_F", "outer", "reconstruct", "spread", "sum_B", "sum_F"]
+__all__ += ["total"]
 
 BLOCK = 1024
 """Features of a row that a program looks at together. Like the others here a power of two."""
 COLUMNS = 2048
 """Columns that a program of `decode` holds at most; `outer` takes a quarter, its programs being fewer and longer."""
-CHUNK = 256
+CHUNK = 32
 """Entries of one feature that are summed together."""
-TOGETHER = 8
-"""Blocks of a row that one program writes the entries of."""
+PIECE, SPAN = 128, 64
+"""Features that are counted together, and how many times as many one program writes the entries of."""
 TILE = 8192
 """Elements of several rows that a program holds at a time."""
-SHAPES = ((4, 2, 1), (16, 4, 2), (float("inf"), 16, 4))
-"""For up to so many entries per feature on average: how many `outer` takes at a time, and warps."""
 LISTED = 256
 """Numbers of a list that a program looks at together."""
 PRODUCT = (128, 128, 64)
@@ -44,15 +43,26 @@ SEGMENTS = 4
 
 
 def above(product: Product, bias_F: Tensor, bound_F: Tensor, share: float) -> Entries | None:
-    """Entries where product + bias > bound; None if any group of rows has more than `share` of its features active."""
-    product_BF = product.whole()
+    """Entries where product + bias > bound; None if any group of rows has more than `share` of its features active.
+
+    With a `Room` of some size neither is asked: what does not fit shows there.
+    """
+    product_BF, most = product.whole(), capacity(product.shape[1], share)
     bound_BF = bound_F.expand(product_BF.shape)
-    counts_BS = _count(product_BF, bias_F, bound_BF, None)
-    start_B = _starts(counts_BS.sum(dim=1))
+    counts = _count(product_BF, bias_F, bound_BF, None)
+    start, start_B = _span_starts(counts)
+    room = product.expected
+    if room is not None and room.size is not None:
+        room.note(start_B[-1], _fullest(start_B) <= most)
+        start_B = start_B.clamp(max=room.size)
+        written = _write(product_BF, bias_F, bound_BF, counts, start, room.size, padded=True)
+        return _entries(start_B, *written, product_BF.shape[1], start_B[-1])
     fullest, n = torch.stack([_fullest(start_B), start_B[-1]]).tolist()
-    if fullest > capacity(product_BF.shape[1], share):
+    if fullest > most:
         return None
-    return _entries(start_B, *_write(product_BF, bias_F, bound_BF, counts_BS, start_B, n), product_BF.shape[1])
+    if room is not None:
+        room.last = max(room.last, n)
+    return _entries(start_B, *_write(product_BF, bias_F, bound_BF, counts, start, n), product_BF.shape[1])
 
 
 def encode_above(x_BD: Tensor, W_enc_FD: Tensor, bias_F: Tensor, bound_F: Tensor, share: float) -> Entries | None:
@@ -94,23 +104,31 @@ def largest(product: Product, bias_F: Tensor, k: int, share: float) -> Entries |
     B, F = product.shape
     if k > share * F:
         return None
-    product_BF = product.whole()
+    product_BF, room = product.whole(), product.expected
     width = _width(F, k)
     maxima_BS = _maxima(product_BF, bias_F, width)
     S = maxima_BS.shape[1]
     kth_B = _kth(maxima_BS, torch.arange(B + 1, device=bias_F.device) * S, k)
     bound_BF = _below(kth_B)[:, None].expand(B, F)
-    counts_BS = _count(product_BF, bias_F, bound_BF, maxima_BS, width)
-    found_B = counts_BS.sum(dim=1)
-    start_c, start_B = _starts(found_B), _starts(found_B.clamp(max=k))
-    n_c, n = torch.stack([start_c[-1], start_B[-1]]).tolist()
-    feature_c, _, pre_c = _write(product_BF, bias_F, bound_BF, counts_BS, start_c, n_c)
-    feature_n, row_n, pre_n = _room(n, n, bias_F)
+    counts = _count(product_BF, bias_F, bound_BF, maxima_BS, width)
+    start, start_c = _span_starts(counts)
+    padded = room is not None and room.size is not None
+    if padded:
+        room.note(start_c[-1])
+        n_c, n = room.size, B * k
+        start_c = start_c.clamp(max=n_c)
+    start_B = _starts(start_c.diff().clamp(max=k))
+    if not padded:
+        n_c, n = torch.stack([start_c[-1], start_B[-1]]).tolist()
+        if room is not None:
+            room.last = max(room.last, n_c)
+    feature_c, _, pre_c = _write(product_BF, bias_F, bound_BF, counts, start, n_c, padded=padded)
+    feature_n, row_n, pre_n = _room(n, n, bias_F, padded)
     _launch(
         programs.keep_largest, (B,), feature_c, pre_c, start_c, _kth(pre_c, start_c, k), start_B,
         feature_n, row_n, pre_n, k, BLOCK=LISTED,
     )  # fmt: skip
-    return _entries(start_B, feature_n, row_n, pre_n, F)
+    return _entries(start_B, feature_n, row_n, pre_n, F, start_B[-1] if padded else None)
 
 
 def largest_values(product: Product, bias_F: Tensor, n: int) -> Tensor:
@@ -123,9 +141,9 @@ def largest_values(product: Product, bias_F: Tensor, n: int) -> Tensor:
     if maxima_BS.numel() > n > 0:
         least = maxima_BS.flatten().topk(n, sorted=False).values.amin()
     bound_BF = _below(least.view(torch.int32)).expand(B, F)
-    counts_BS = _count(product_BF, bias_F, bound_BF, maxima_BS, width)
-    start_B = _starts(counts_BS.sum(dim=1))
-    return _write(product_BF, bias_F, bound_BF, counts_BS, start_B, int(start_B[-1]), places=False)[2]
+    counts = _count(product_BF, bias_F, bound_BF, maxima_BS, width)
+    start, _ = _span_starts(counts)
+    return _write(product_BF, bias_F, bound_BF, counts, start, int(start[-1]), places=False)[2]
 
 
 def decode(
@@ -134,6 +152,7 @@ def decode(
     """x_hat - y of every prefix, and the gradient of  weight/2 * (sum over prefixes of squares)  from there."""
     (B, width), P = yc_BO.shape, len(ends)
     block, blocks, tile = _tiling(width, COLUMNS)
+    shape = {"P": P, "BLOCK": block, "TILE": min(4, tile), "num_warps": max(2, _warps(block) // 2)}
     at_once = P == 1 and blocks == 1
     squares = yc_BO.new_empty(P, B * blocks)
     g_PBO, back_n = yc_BO.new_empty(P, B, width), torch.empty_like(f_n)
@@ -142,12 +161,12 @@ def decode(
     _launch(
         programs.decode_rows, (B, blocks), cut, at.feature_n, f_n, W_dec, yc_BO, squares, g_PBO,
         g_PBO if r_BO is None else r_BO, back_n, weight, B, width, cut_b, *W_dec.stride(), *yc_BO.stride(),
-        P=P, BLOCK=block, TILE=tile, KEEP=keep_r, BACK=at_once,
+        KEEP=keep_r, BACK=at_once, **shape,
     )  # fmt: skip
     if not at_once:
         _launch(
             programs.back_rows, (B,), cut, at.feature_n, W_dec, g_PBO, back_n, B, width, cut_b, *W_dec.stride(),
-            P=P, BLOCK=block, TILE=tile,
+            **shape,
         )  # fmt: skip
     return Decoded(squares.view(P, B, blocks).sum(dim=2).T, g_PBO, back_n, r_BO)
 
@@ -159,15 +178,16 @@ def outer(at: Entries, v_n: Tensor, rows_BO: Tensor, out_FO: Tensor, first: int,
     summed in chunks, side by side.
     """
     width, n = rows_BO.shape[1], len(v_n)
-    block, blocks, tile, warps = _outer_tiling(width, n / max(1, at.features))
+    block, blocks, tile = _tiling(width, COLUMNS // 4)
     chunks = rows_BO.new_empty(n // CHUNK, width, dtype=v_n.dtype)
+    shape = {"CHUNK": CHUNK, "BLOCK": block, "TILE": min(8, tile), "num_warps": 2}
     _launch(
         programs.outer_chunks, (len(chunks), blocks), at.order_n, at.feature_n, at.row_n, v_n, rows_BO, chunks,
-        first, last, width, *rows_BO.stride(), CHUNK=CHUNK, BLOCK=block, TILE=min(16, TILE // block),
+        first, last, width, *rows_BO.stride(), **shape,
     )  # fmt: skip
     _launch(
         programs.outer_rows, (last - first, blocks), at.start_F, at.order_n, at.row_n, v_n, rows_BO, chunks, out_FO,
-        first, width, *rows_BO.stride(), *out_FO.stride(), CHUNK=CHUNK, BLOCK=block, TILE=tile, num_warps=warps,
+        first, width, *rows_BO.stride(), *out_FO.stride(), **shape,
     )  # fmt: skip
 
 
@@ -177,8 +197,15 @@ def sum_F(at: Entries, v_n: Tensor) -> Tensor:
 
 
 def fired_F(at: Entries, v_n: Tensor) -> Tensor:
-    """Features with v above zero at one of their entries; nowhere is it below. bool [F]"""
-    return sum_F(at, v_n) > 0
+    """Features with v above zero at one of their entries. bool [F]"""
+    fired = torch.zeros(at.features + 1, dtype=torch.bool, device=v_n.device)
+    fired.scatter_(0, torch.where(v_n > 0, at.feature_n, at.features), True)  # the one after the last is nobody's
+    return fired[: at.features]
+
+
+def total(at: Entries, v_n: Tensor) -> Tensor:
+    """All of v, by rows: whatever follows the entries does not show."""
+    return sum_B(at, v_n).sum()
 
 
 def sum_B(at: Entries, v_n: Tensor) -> Tensor:
@@ -195,21 +222,33 @@ def spread(rows_BO: Tensor) -> Tensor:
 def adam(
     param: Tensor, grad: Tensor, m: Tensor, v: Tensor,
     step: int, lr: float, beta1: float, beta2: float, eps: float, unit: bool,
+    numbers: Tensor | None = None, ok: Tensor | None = None,
 ) -> None:  # fmt: skip
-    """Step `step` (from 1) of Adam in place, all tensors of one dense layout; `unit`: rows of [rows, columns]."""
+    """Step `step` (from 1) of Adam in place, all tensors of one dense layout; `unit`: rows of [rows, columns].
+
+    numbers   `adam_numbers` on the device, which then count
+    ok        int32 [1] on the device; 0: nothing is done
+    """
     tensors = (param, grad, m, v)
     assert len({t.stride() for t in tensors}) == 1 and (param.is_contiguous() or param.T.is_contiguous())
-    numbers = (lr / (1 - beta1**step), (1 - beta2**step) ** 0.5, 1 - beta1, 1 - beta2, eps)
+    if numbers is None:
+        numbers = torch.tensor(adam_numbers(step, lr, beta1, beta2, eps), device=param.device)
+    ok = torch.ones(1, dtype=torch.int32, device=param.device) if ok is None else ok
     if unit:
         rows, columns = param.shape
         block = triton.next_power_of_2(columns)
         _launch(
-            programs.adam_rows, (rows,), *tensors, columns, *param.stride(), *numbers, BLOCK=block,
+            programs.adam_rows, (rows,), *tensors, numbers, ok, columns, *param.stride(), BLOCK=block,
             num_warps=_warps(block),
         )  # fmt: skip
     else:
         size = param.numel()
-        _launch(programs.adam_elements, (triton.cdiv(size, BLOCK),), *tensors, size, *numbers, BLOCK=BLOCK)
+        _launch(programs.adam_elements, (triton.cdiv(size, BLOCK),), *tensors, numbers, ok, size, BLOCK=BLOCK)
+
+
+def adam_numbers(step: int, lr: float, beta1: float, beta2: float, eps: float) -> list[float]:
+    """What Adam's programs need of a step."""
+    return [lr / (1 - beta1**step), (1 - beta2**step) ** 0.5, 1 - beta1, 1 - beta2, eps]
 
 
 def _launch(program: Callable, grid: tuple[int, ...], *arguments: object, **constants: object) -> None:
@@ -249,37 +288,51 @@ def _maxima(product_BF: Tensor, bias_F: Tensor, width: int) -> Tensor:
 
 
 def _count(product_BF: Tensor, bias_F: Tensor, bound_BF: Tensor, maxima_BS: Tensor | None, width: int = 0) -> Tensor:
-    """How many of each block of features are above the bound, int32 [B, blocks].
+    """How many of each piece of the features are above the bound, int32 [B, spans, SPAN].
 
     maxima_BS   of segments of `width`, for a bound that is one number per row
     """
     B, F = product_BF.shape
-    counts = torch.empty(B, triton.cdiv(F, BLOCK), dtype=torch.int32, device=bias_F.device)
+    pieces = triton.cdiv(F, PIECE)
+    span = min(SPAN, triton.next_power_of_2(max(1, pieces)))
+    counts = torch.empty(B, triton.cdiv(pieces, span), span, dtype=torch.int32, device=bias_F.device)
     per, maxima_BS = (0, counts) if maxima_BS is None else (BLOCK // width, maxima_BS)
     _launch(
-        programs.count_blocks, (B,), product_BF, bias_F, bound_BF, maxima_BS, counts, F, maxima_BS.shape[1],
-        *product_BF.stride(), *bound_BF.stride(), BLOCK=BLOCK, PER=per,
+        programs.count_pieces, (B,), product_BF, bias_F, bound_BF, maxima_BS, counts, F, maxima_BS.shape[1],
+        counts[0].numel() if B else 0, *product_BF.stride(), *bound_BF.stride(), BLOCK=BLOCK, PIECE=PIECE, PER=per,
     )  # fmt: skip
     return counts
 
 
+def _span_starts(counts: Tensor) -> tuple[Tensor, Tensor]:
+    """Where the entries of each span of a row begin, [B * spans + 1], and those of each row, [B + 1]."""
+    start = _starts(counts.sum(dim=2).flatten())
+    return start, start[:: counts.shape[1]].contiguous()
+
+
 def _write(
-    product_BF: Tensor, bias_F: Tensor, bound_BF: Tensor, counts: Tensor, start_B: Tensor, n: int, places: bool = True
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Features, rows and pre-activations of the n that were counted; without `places` the last alone are of use."""
-    feature_n, row_n, pre_n = _room(n if places else 0, n, bias_F)
-    blocks = counts.shape[1]
+    product_BF: Tensor, bias_F: Tensor, bound_BF: Tensor, counts: Tensor, start: Tensor, n: int,
+    places: bool = True, padded: bool = False,
+) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
+    """Features, rows and pre-activations of the first n that were counted.
+
+    places   without them the pre-activations alone are of use
+    padded   there may be fewer than n: zeros follow them
+    """
+    feature_n, row_n, pre_n = _room(n if places else 0, n, bias_F, padded)
+    B, spans, span = counts.shape
     _launch(
-        programs.write_blocks, (len(start_B) - 1, triton.cdiv(blocks, TOGETHER)), product_BF, bias_F, bound_BF, counts,
-        start_B, feature_n, row_n, pre_n, product_BF.shape[1], *product_BF.stride(), *bound_BF.stride(),
-        BLOCK=BLOCK, BLOCKS=triton.next_power_of_2(max(1, blocks)), PER=TOGETHER, PLACES=places,
+        programs.write_pieces, (B, spans), product_BF, bias_F, bound_BF, counts, start, feature_n, row_n, pre_n,
+        product_BF.shape[1], n, *product_BF.stride(), *bound_BF.stride(),
+        PIECE=PIECE, SPAN=span, PLACES=places, num_warps=1,
     )  # fmt: skip
     return feature_n, row_n, pre_n
 
 
-def _room(places: int, values: int, bias_F: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    feature_n, row_n = (torch.empty(places, dtype=torch.int64, device=bias_F.device) for _ in range(2))
-    return feature_n, row_n, bias_F.new_empty(values)
+def _room(places: int, values: int, bias_F: Tensor, padded: bool = False) -> tuple[Tensor, Tensor, Tensor]:
+    make = torch.zeros if padded else torch.empty
+    feature_n, row_n = (make(places, dtype=torch.int64, device=bias_F.device) for _ in range(2))
+    return feature_n, row_n, make(values, dtype=bias_F.dtype, device=bias_F.device)
 
 
 def _kth(values: Tensor, start: Tensor, k: int) -> Tensor:
@@ -303,8 +356,10 @@ def _fullest(start_B: Tensor) -> Tensor:
     return torch.cat([start_B[::GROUP], start_B[-1:]]).diff().amax()
 
 
-def _entries(start_B: Tensor, feature_n: Tensor, row_n: Tensor, pre_n: Tensor, features: int) -> Entries:
-    return Entries(start_B, feature_n, row_n, pre_n, features, sys.modules[__name__])
+def _entries(
+    start_B: Tensor, feature_n: Tensor, row_n: Tensor, pre_n: Tensor, features: int, count: Tensor | None = None
+) -> Entries:
+    return Entries(start_B, feature_n, row_n, pre_n, features, sys.modules[__name__], count=count)
 
 
 def by_feature(feature_n: Tensor, features: int) -> tuple[Tensor, Tensor]:
@@ -329,16 +384,6 @@ def _tiling(columns: int, most: int) -> tuple[int, int, int]:
     """Columns per program, programs per row, and rows that a program takes at a time."""
     block = min(triton.next_power_of_2(columns), most)
     return block, triton.cdiv(columns, block), min(16, TILE // block)
-
-
-def _outer_tiling(columns: int, mean: float) -> tuple[int, int, int, int]:
-    """Columns per program of `outer`, programs per row, entries at a time and warps, for so many entries per feature.
-
-    What has a few entries waits for memory most of the time: then many small programs are better than few large ones.
-    """
-    block = min(triton.next_power_of_2(columns), COLUMNS // 4)
-    tile, warps = next((tile, warps) for most, tile, warps in SHAPES if mean <= most)
-    return block, triton.cdiv(columns, block), min(tile, max(1, TILE // block)), warps
 
 
 def _warps(elements: int) -> int:

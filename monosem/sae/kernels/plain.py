@@ -3,7 +3,7 @@
 Shape letters: B rows, F features, O width of the output, D of the input, n entries, P nested prefixes.
 
     above, largest, largest_values   find entries in the encoder's product, to which the bias is still to be added
-    by_feature, decode, reconstruct, back, outer, sum_F, sum_B, fired_F
+    by_feature, decode, reconstruct, back, outer, sum_F, sum_B, total, fired_F
                                      everything after it, at the entries only
     spread                           what FVU is a share of
     adam                             the optimiser's step, with decoder rows kept at unit norm
@@ -119,6 +119,11 @@ def by_feature(feature_n: Tensor, features: int) -> tuple[Tensor, Tensor]:
 def sum_B(at: Entries, v_n: Tensor) -> Tensor:
     """v summed over each row's entries, [B]."""
     return v_n.new_zeros(at.rows).index_add_(0, at.row_n, v_n)
+
+
+def total(at: Entries, v_n: Tensor) -> Tensor:
+    """All of v, a scalar."""
+    return v_n.sum()
 
 
 def fired_F(at: Entries, v_n: Tensor) -> Tensor:

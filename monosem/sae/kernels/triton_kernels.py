@@ -29,17 +29,17 @@ def segment_maxima(product, bias, maxima, F, S, product_b, product_f, WIDTH: tl.
 
 
 @triton.jit
-def count_blocks(
-    product, bias, bound, maxima, counts, F, S, product_b, product_f, bound_b,
-    bound_f: tl.constexpr, BLOCK: tl.constexpr, PER: tl.constexpr,
+def count_pieces(
+    product, bias, bound, maxima, counts, F, S, pieces, product_b, product_f, bound_b,
+    bound_f: tl.constexpr, BLOCK: tl.constexpr, PIECE: tl.constexpr, PER: tl.constexpr,
 ):  # fmt: skip
-    """How many of every BLOCK pre-activations of a row are above the bound. One program per row.
+    """How many of every PIECE pre-activations of a row are above the bound, [B, pieces]. One program per row.
 
-    PER   segments of `maxima` in a block, of which none may be above the bound: then it is not read. 0: no maxima
+    pieces   those beyond the last feature have none
+    PER      segments of `maxima` in a block, of which none may be above the bound: then it is not read. 0: no maxima
     """
     row = tl.program_id(0).to(tl.int64)
-    blocks = tl.cdiv(F, BLOCK)
-    for block in range(blocks):
+    for block in range(tl.cdiv(pieces * PIECE, BLOCK)):
         at = block * BLOCK + tl.arange(0, BLOCK)
         end = F
         if PER > 0:
@@ -52,40 +52,44 @@ def count_blocks(
             least = tl.load(bound + row * bound_b)
         else:
             least = tl.load(bound + row * bound_b + at * bound_f, mask=wanted, other=0.0)
-        tl.store(counts + row * blocks + block, tl.sum((pre > least).to(tl.int32), axis=0))
+        above = tl.reshape((pre > least).to(tl.int32), (BLOCK // PIECE, PIECE))
+        piece = block * (BLOCK // PIECE) + tl.arange(0, BLOCK // PIECE)
+        tl.store(counts + row * pieces + piece, tl.sum(above, axis=1), mask=piece < pieces)
 
 
 @triton.jit
-def write_blocks(
-    product, bias, bound, counts, start, feature_n, row_n, pre_n, F, product_b, product_f, bound_b,
-    bound_f: tl.constexpr, BLOCK: tl.constexpr, BLOCKS: tl.constexpr, PER: tl.constexpr, PLACES: tl.constexpr,
+def write_pieces(
+    product, bias, bound, counts, start, feature_n, row_n, pre_n, F, room, product_b, product_f, bound_b,
+    bound_f: tl.constexpr, PIECE: tl.constexpr, SPAN: tl.constexpr, PLACES: tl.constexpr,
 ):  # fmt: skip
-    """What `count_blocks` counted, by row and feature. One program for PER blocks of a row; empty ones are not read.
+    """What `count_pieces` counted, by row and feature. One program for SPAN pieces of a row; empty ones are not read.
 
-    BLOCKS   at least as many as a row has
+    start    where each span's entries begin, [B * spans]
+    room     what comes after so many entries is not written
     PLACES   write features and rows beside the values
     """
     row = tl.program_id(0).to(tl.int64)
-    begin = tl.program_id(1) * PER
-    blocks = tl.cdiv(F, BLOCK)
-    before = tl.arange(0, BLOCKS)
-    first = tl.load(start + row) + tl.sum(tl.load(counts + row * blocks + before, mask=before < begin, other=0), axis=0)
-    for block in range(begin, tl.minimum(begin + PER, blocks)):
-        n = tl.load(counts + row * blocks + block)
-        if n > 0:
-            at = block * BLOCK + tl.arange(0, BLOCK)
-            pre = pre_block(product, bias, row, at, at < F, product_b, product_f)
-            if bound_f == 0:
-                least = tl.load(bound + row * bound_b)
-            else:
-                least = tl.load(bound + row * bound_b + at * bound_f, mask=at < F, other=0.0)
-            above = pre > least
-            place = first + tl.cumsum(above.to(tl.int32), axis=0) - 1
-            tl.store(pre_n + place, pre, mask=above)
-            if PLACES:
-                tl.store(feature_n + place, at.to(tl.int64), mask=above)
-                tl.store(row_n + place, tl.zeros_like(at).to(tl.int64) + row, mask=above)
-        first += n
+    span = row * tl.num_programs(1) + tl.program_id(1)
+    first = tl.load(start + span)
+    piece = tl.arange(0, SPAN)
+    filled = (tl.load(counts + span * SPAN + piece) > 0).to(tl.int32)
+    rank = tl.cumsum(filled, axis=0)
+    for n in range(tl.sum(filled, axis=0)):
+        which = tl.sum(tl.where((rank == n + 1) & (filled > 0), piece, 0), axis=0)
+        at = (tl.program_id(1) * SPAN + which) * PIECE + tl.arange(0, PIECE)
+        pre = pre_block(product, bias, row, at, at < F, product_b, product_f)
+        if bound_f == 0:
+            least = tl.load(bound + row * bound_b)
+        else:
+            least = tl.load(bound + row * bound_b + at * bound_f, mask=at < F, other=0.0)
+        above = (pre > least).to(tl.int32)
+        place = first + tl.cumsum(above, axis=0) - 1
+        there = (above > 0) & (place < room)
+        tl.store(pre_n + place, pre, mask=there)
+        if PLACES:
+            tl.store(feature_n + place, at.to(tl.int64), mask=there)
+            tl.store(row_n + place, tl.zeros_like(at).to(tl.int64) + row, mask=there)
+        first += tl.sum(above, axis=0)
 
 
 @triton.jit
@@ -334,41 +338,39 @@ def sum_lists(start, order_n, v_n, out, ORDERED: tl.constexpr, BLOCK: tl.constex
 
 
 @triton.jit
-def moments(grad, m, v, keep1, keep2):
-    """Adam's moving averages one step on: shares 1 - keep of the gradient and of its square."""
-    return m + (grad - m) * keep1, v + (grad * grad - v) * keep2
+def adam_rows(param, grad, m, v, numbers, ok, columns, at_row, at_column, BLOCK: tl.constexpr):
+    """One row of unit norm: the gradient at right angles to it, Adam, and the norm again.
 
-
-@triton.jit
-def adam_rows(
-    param, grad, m, v, columns, at_row, at_column, scale, root, keep1, keep2, eps, BLOCK: tl.constexpr
-):  # fmt: skip
-    """One row of unit norm: the gradient at right angles to it, Adam, and the norm again."""
+    numbers   step length, square root of 1 - beta2^step, 1 - beta1, 1 - beta2, eps
+    ok        0: nothing is done
+    """
     column = tl.arange(0, BLOCK)
-    inside = column < columns
+    inside = column < tl.where(tl.load(ok) > 0, columns, 0)
     at = tl.program_id(0).to(tl.int64) * at_row + column.to(tl.int64) * at_column
     p = tl.load(param + at, mask=inside, other=0.0)
     slope = tl.load(grad + at, mask=inside, other=0.0)
     slope -= tl.sum(slope * p, axis=0) * p
-    mean, square = moments(
-        slope, tl.load(m + at, mask=inside, other=0.0), tl.load(v + at, mask=inside, other=0.0), keep1, keep2
-    )
-    p -= scale * mean / (tl.sqrt(square) / root + eps)
-    tl.store(m + at, mean, mask=inside)
-    tl.store(v + at, square, mask=inside)
+    p = adam_block(p, slope, m + at, v + at, numbers, inside)
     tl.store(param + at, p / tl.sqrt(tl.sum(p * p, axis=0)), mask=inside)
 
 
 @triton.jit
-def adam_elements(param, grad, m, v, size, scale, root, keep1, keep2, eps, BLOCK: tl.constexpr):
-    """Adam on a block of elements as they lie in memory."""
+def adam_elements(param, grad, m, v, numbers, ok, size, BLOCK: tl.constexpr):
+    """Adam on a block of elements as they lie in memory. numbers, ok: see `adam_rows`."""
     at = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
-    inside = at < size
+    inside = at < tl.where(tl.load(ok) > 0, size, 0)
     p = tl.load(param + at, mask=inside, other=0.0)
     slope = tl.load(grad + at, mask=inside, other=0.0)
-    mean, square = moments(
-        slope, tl.load(m + at, mask=inside, other=0.0), tl.load(v + at, mask=inside, other=0.0), keep1, keep2
-    )
-    tl.store(m + at, mean, mask=inside)
-    tl.store(v + at, square, mask=inside)
-    tl.store(param + at, p - scale * mean / (tl.sqrt(square) / root + eps), mask=inside)
+    tl.store(param + at, adam_block(p, slope, m + at, v + at, numbers, inside), mask=inside)
+
+
+@triton.jit
+def adam_block(p, slope, m, v, numbers, inside):
+    """Parameters one step on; their moments are updated in memory."""
+    mean = tl.load(m, mask=inside, other=0.0)
+    mean += (slope - mean) * tl.load(numbers + 2)
+    square = tl.load(v, mask=inside, other=0.0)
+    square += (slope * slope - square) * tl.load(numbers + 3)
+    tl.store(m, mean, mask=inside)
+    tl.store(v, square, mask=inside)
+    return p - tl.load(numbers) * mean / (tl.sqrt(square) / tl.load(numbers + 1) + tl.load(numbers + 4))
