@@ -23,7 +23,7 @@ Reads = tuple[str, ...]
 class Batch:
     """One step's rows at each hook point that is read.
 
-    rows     float32 [batch, width], memory of this process
+    rows     float32 [batch, width], memory of this process or of a device
     digested `rows_digest` of each, or what to wait for it from
     masked   how many of the rows are masked, at either
     copies   the same on the learners' device; the very same tensors on CPU
@@ -79,7 +79,7 @@ class Feed:
         self.thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="feed") if beside else None
         # For a GPU, whose batches come faster than one thread reads and digests them.
         self.digester = ThreadPoolExecutor(max_workers=1, thread_name_prefix="digests") if on_gpu else None
-        self.stream = torch.cuda.Stream() if on_gpu else None
+        self.stream, self.digests = (torch.cuda.Stream() if on_gpu else None for _ in range(2))
 
     def batch(self, n: int, reads: Reads) -> Batch:
         """Step n's rows at `reads`, which are read in step."""
@@ -113,15 +113,30 @@ class Feed:
     def _read(self, n: int, reads: Reads) -> Batch:
         B = self.batch_size
         rows = [self._rows(name, n * B, (n + 1) * B) for name in reads]
-        digested = [self.digester.submit(rows_digest, x) if self.digester else rows_digest(x) for x in rows]
-        masked = int(masked_rows(*rows).sum())
-        if self.stream is None:
-            return Batch(rows, digested, masked, list(rows))
         with torch.cuda.stream(self.stream):
-            copies = [x.pin_memory().to(self.device, non_blocking=True) for x in rows]
-            return Batch(rows, digested, masked, copies, self.stream.record_event())
+            masked = int(masked_rows(*rows).sum())
+            if self.stream is None:
+                return Batch(rows, [rows_digest(x) for x in rows], masked, list(rows))
+            copies = [x if x.is_cuda else x.pin_memory().to(self.device, non_blocking=True) for x in rows]
+            copied = self.stream.record_event()
+        digested = [self.digester.submit(self._digest, x, copied) for x in rows]
+        return Batch(rows, digested, masked, copies, copied)
 
     def _rows(self, name: str, lo: int, hi: int) -> Tensor:
         """On the stream of copies too, so that a host on the same GPU does not wait for the learners there."""
         with torch.cuda.stream(self.stream):
-            return self.readers[name].rows(lo, hi)
+            rows = self.readers[name].rows(lo, hi)
+            if rows.is_cuda:
+                rows.record_stream(torch.cuda.default_stream(rows.device))
+            return rows
+
+    def _digest(self, x: Tensor, there: "torch.cuda.Event") -> str:
+        """The digest of rows that are on the device once `there` has come."""
+        if not x.is_cuda:
+            return rows_digest(x)
+        with torch.cuda.stream(self.digests):
+            self.digests.wait_event(there)
+            here = torch.empty(x.shape, dtype=x.dtype, pin_memory=True).copy_(x, non_blocking=True)
+            x.record_stream(self.digests)
+            self.digests.synchronize()
+        return rows_digest(here)

@@ -118,7 +118,9 @@ class InlineExecutor:
         store = open_store(spec.job.store)
         keeping = tee_of(spec)
         writers = open_writers(spec, keeping) if keeping else {}
-        live = None if spec.job.stream.from_ else live_source(spec, store, canary_place(spec, None))
+        live = None
+        if not spec.job.stream.from_:  # what is kept leaves a GPU anyway
+            live = live_source(spec, store, canary_place(spec, None), on_device=not keeping)
         tee = Tee(live, spec.order.segment_rows, writers) if keeping else None
         readers = dataset_readers(spec) or {n: RowReader(tee or live, spec.order, n) for n in spec.hook_points}
         directory = wandb_directory(store, spec.job.name)
@@ -159,11 +161,15 @@ def canary_place(spec: SweepSpec, keeping: Keeping | None) -> tuple[Store, str]:
     return open_store(keeping.uri), "canary.json"
 
 
-def live_source(spec: SweepSpec, store: Store, place: tuple[Store, str]) -> LocalSource:
-    """The stream made in this process, once the canary has shown that it makes the same bits as ever."""
+def live_source(spec: SweepSpec, store: Store, place: tuple[Store, str], on_device: bool = False) -> LocalSource:
+    """The stream made in this process, once the canary has shown that it makes the same bits as ever.
+
+    on_device   the stream of a host on a GPU stays there, where learners want it
+    """
     harvester = make_harvester(spec, store)
     canary.check(*place, canary.sing(harvester))
-    return LocalSource(harvester, max(spec.job.train.init_rows, spec.job.train.batch_size))
+    device = harvester.device if on_device and harvester.device != "cpu" else None
+    return LocalSource(harvester, max(spec.job.train.init_rows, spec.job.train.batch_size), device)
 
 
 def dataset_readers(spec: SweepSpec) -> Mapping[str, Rows] | None:

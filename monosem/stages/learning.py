@@ -162,7 +162,7 @@ def _lazy_start(job: SweepJob, readers: Mapping[str, Rows]) -> Callable[[str], S
     def start(hook_point: str) -> Start:
         if hook_point not in found:
             with torch_threads(job.learner.threads):
-                rows = finite_rows(readers[hook_point].rows(0, job.train.init_rows))
+                rows = finite_rows(readers[hook_point].rows(0, job.train.init_rows).cpu())
                 found[hook_point] = Start(input_scale(rows, job.train.input_scale), geometric_median(rows))
         return found[hook_point]
 

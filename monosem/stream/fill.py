@@ -7,9 +7,10 @@ and the rest of their blocks, where waiting tiles (`mix.Tiles`) are K*r*(G+1)/2.
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from monosem.rows.order import StreamOrder
-from monosem.stream.harvest import Place
+from monosem.stream.harvest import Memory, Place
 
 TOGETHER = 4
 """Segments that lie one behind the other in memory, so that most batches across two segments need no copy."""
@@ -18,24 +19,27 @@ TOGETHER = 4
 class Filling:
     """One segment: its rows by hook point, where each tile goes, and the tiles that are not in place yet."""
 
-    def __init__(self, order: StreamOrder, segment: int, rows: list[np.ndarray]):
+    def __init__(self, order: StreamOrder, segment: int, rows: list[Memory]):
         tiles = order.items_of_segment(segment)
         self.missing = dict(zip(tiles, order.segment_places(segment).reshape(len(tiles), -1), strict=True))
         self.rows = rows
 
-    def place(self, tile: tuple[int, int]) -> tuple[list[np.ndarray], np.ndarray] | None:
+    def place(self, tile: tuple[int, int]) -> tuple[list[Memory], np.ndarray] | None:
         """Where a tile's rows go: rows by hook point, and places among them. None if it is in place already."""
         at = self.missing.pop(tile, None)
         return None if at is None else (self.rows, at)
 
 
 class Fillings:
-    """The segments under way. What lies before the one asked for is let go, so what is held stays bounded."""
+    """The segments under way. What lies before the one asked for is let go, so what is held stays bounded.
 
-    def __init__(self, order: StreamOrder):
-        self.order = order
+    device   where they are tensors; None: they are arrays of this process
+    """
+
+    def __init__(self, order: StreamOrder, device: str | None = None):
+        self.order, self.device = order, device
         self.held: dict[int, Filling] = {}
-        self.memory: dict[int, list[np.ndarray]] = {}  # of TOGETHER segments by hook point
+        self.memory: dict[int, list[Memory]] = {}  # of TOGETHER segments by hook point
 
     def begin(self, segment: int) -> list[int]:
         """The items that must be put before `segment` can be taken, in order."""
@@ -49,7 +53,7 @@ class Fillings:
     def place_of(self, item: int, lowest: int) -> Place:
         """Where the tiles of an item go; those of segments before `lowest` go nowhere."""
 
-        def place(g: int, widths: list[int]) -> tuple[list[np.ndarray], np.ndarray] | None:
+        def place(g: int, widths: list[int]) -> tuple[list[Memory], np.ndarray] | None:
             u = self.order.tile_segment(item, g)
             if u < lowest:
                 return None
@@ -59,29 +63,31 @@ class Fillings:
 
         return place
 
-    def take(self, segment: int) -> list[np.ndarray]:
+    def take(self, segment: int) -> list[Memory]:
         """A segment all of whose tiles are in place: float32 [segment_rows, width] by hook point."""
         filling = self.held.pop(segment)
         if filling.missing:
             raise ValueError(f"segment {segment} lacks {len(filling.missing)} of its tiles")
         return filling.rows
 
-    def _rows(self, segment: int, widths: list[int]) -> list[np.ndarray]:
+    def _rows(self, segment: int, widths: list[int]) -> list[Memory]:
         """Memory for a segment: a slice of that of its group."""
         n = self.order.segment_rows
         group, place = divmod(segment, TOGETHER)
         if group not in self.memory:
-            self.memory[group] = [_memory(TOGETHER * n, width) for width in widths]
+            self.memory[group] = [self._memory(TOGETHER * n, width) for width in widths]
         return [column[place * n : (place + 1) * n] for column in self.memory[group]]
 
+    def _memory(self, rows: int, width: int) -> Memory:
+        if self.device is None:
+            return np.empty((rows, width), dtype=np.float32)
+        return torch.empty(rows, width, dtype=torch.float32, device=self.device)
 
-def _memory(rows: int, width: int) -> np.ndarray:
-    """float32 [rows, width], not yet written; pinned where there is a GPU to copy it to."""
-    return torch.empty(rows, width, dtype=torch.float32, pin_memory=torch.cuda.is_available()).numpy()
 
-
-def joined(pieces: list[np.ndarray]) -> np.ndarray:
+def joined(pieces: list[Memory]) -> Memory:
     """The pieces as one array: a view if they lie one behind the other in the same memory, else a copy."""
+    if isinstance(pieces[0], Tensor):
+        return torch.cat(pieces) if len(pieces) > 1 else pieces[0]
     base = pieces[0].base
     if len(pieces) > 1 and base is not None and all(p.base is base and p.strides == base.strides for p in pieces):
         row = base.strides[0]

@@ -21,7 +21,9 @@ from monosem.text.selection import Selection
 from monosem.text.tokens import TokenIndex
 from monosem.threads import torch_threads
 
-Place = Callable[[int, list[int]], tuple[list[np.ndarray], np.ndarray] | None]
+Memory = np.ndarray | Tensor
+"""Rows in this process's memory, or on a device."""
+Place = Callable[[int, list[int]], tuple[list[Memory], np.ndarray] | None]
 """Of a tile's number and the hook points' widths: where its rows go, (rows of each hook point, places among them)."""
 
 CANARY = 0
@@ -78,6 +80,18 @@ class Harvester:
                     for column, out in zip(columns, rows, strict=True):
                         shared_out(gather, len(source_n), column, source_n, out, at_n)
 
+    def put_on_device(self, item: int, place: Place) -> None:
+        """`put` for places on the host's own device, which the rows then never leave."""
+        found, tokens_gci = self._captured(item)
+        columns = [_finite(_sampled(x, tokens_gci).flatten(1, 2)) for x in found]
+        widths = [column.shape[2] for column in columns]
+        targets = [(g, *target) for g in range(len(tokens_gci)) if (target := place(g, widths)) is not None]
+        if targets:
+            at = torch.from_numpy(np.stack([at_n for *_, at_n in targets])).to(self.device)
+            for (g, rows, _), at_n in zip(targets, at, strict=True):
+                for column, out in zip(columns, rows, strict=True):
+                    out.index_copy_(0, at_n, column[g])
+
     def _captured(self, item: int) -> tuple[list[Tensor], np.ndarray]:
         """Activations [contexts, tokens, width] of an item at every hook point, and its positions by tile."""
         contexts, tokens_gci = self.text.item(item)
@@ -123,6 +137,12 @@ def _here(t: Tensor) -> Tensor:
     here.copy_(t.float(), non_blocking=True)
     torch.cuda.current_stream(t.device).synchronize()
     return here
+
+
+def _finite(rows: Tensor) -> Tensor:
+    """Rows [..., width] as float32, perhaps the same memory; those with a NaN or an infinity are NaN throughout."""
+    rows = rows.float()
+    return rows.masked_fill_(~torch.isfinite(rows).all(dim=-1, keepdim=True), torch.nan)
 
 
 def _masked(rows: Tensor) -> np.ndarray:

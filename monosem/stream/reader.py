@@ -8,7 +8,7 @@ from torch import Tensor
 
 from monosem.rows.order import StreamOrder, segment_pieces
 from monosem.stream.fill import Fillings, joined
-from monosem.stream.harvest import Harvester
+from monosem.stream.harvest import Harvester, Memory
 
 
 class Rows(Protocol):
@@ -20,7 +20,7 @@ class Rows(Protocol):
     computes: bool
 
     def rows(self, lo: int, hi: int) -> Tensor:
-        """Rows [lo, hi): float32 [hi - lo, width], memory of this process that nobody else writes to."""
+        """Rows [lo, hi): float32 [hi - lo, width], memory that nobody else writes to, perhaps the host's device's."""
         ...
 
 
@@ -29,8 +29,8 @@ class SegmentSource(Protocol):
 
     private: bool
 
-    def segment(self, u: int, hook_point: str) -> np.ndarray:
-        """Rows of segment u in order: float32 [segment_rows, width], read-only."""
+    def segment(self, u: int, hook_point: str) -> Memory:
+        """Rows of segment u in order: float32 [segment_rows, width], not to be written to."""
         ...
 
 
@@ -38,34 +38,36 @@ class LocalSource:
     """Harvests and mixes in this process: one shard, no Ray. All hook points come from one forward pass.
 
     hold_rows   a segment is kept for the hook points that have not asked for it yet, within this many rows
+    device      the host's, where segments then are; None: they are in this process's memory
     """
 
     private = True
 
-    def __init__(self, harvester: Harvester, hold_rows: int = 0):
+    def __init__(self, harvester: Harvester, hold_rows: int = 0, device: str | None = None):
         self.harvester, self.order = harvester, harvester.order
         self.hold = 1 + -(-hold_rows // self.order.segment_rows)
-        self.fillings = Fillings(self.order)
-        self.made: dict[int, list[np.ndarray]] = {}  # segments by hook point
+        self.fillings = Fillings(self.order, device)
+        self.put = harvester.put if device is None else harvester.put_on_device
+        self.made: dict[int, list[Memory]] = {}  # segments by hook point
         self.asked = dict.fromkeys(harvester.hook_points, -1)  # the last segment each hook point asked for
 
-    def segment(self, u: int, hook_point: str) -> np.ndarray:
+    def segment(self, u: int, hook_point: str) -> Memory:
         self.asked[hook_point] = u
         rows = self._made(u)[self.harvester.hook_points.index(hook_point)]
         passed = min(self.asked.values())
         self.made = {v: made for v, made in self.made.items() if v >= passed}
         return rows
 
-    def _made(self, u: int) -> list[np.ndarray]:
+    def _made(self, u: int) -> list[Memory]:
         if u not in self.made:
             while len(self.made) >= self.hold:
                 del self.made[min(self.made)]
             self.made[u] = self._make(u)
         return self.made[u]
 
-    def _make(self, u: int) -> list[np.ndarray]:
+    def _make(self, u: int) -> list[Memory]:
         for item in self.fillings.begin(u):
-            self.harvester.put(item, self.fillings.place_of(item, u))
+            self.put(item, self.fillings.place_of(item, u))
         return self.fillings.take(u)
 
 
@@ -74,7 +76,7 @@ class RowReader:
 
     def __init__(self, source: SegmentSource, order: StreamOrder, hook_point: str):
         self.source, self.order, self.hook_point = source, order, hook_point
-        self.held: tuple[int, np.ndarray] | None = None
+        self.held: tuple[int, Memory] | None = None
         self.computes = source.private  # nobody else made them
 
     def rows(self, lo: int, hi: int) -> Tensor:
@@ -85,9 +87,10 @@ class RowReader:
         """
         pieces = segment_pieces(lo, hi, self.order.segment_rows)
         found = [self._segment(u)[first:last] for u, first, last in pieces]
-        return torch.from_numpy(joined(found) if self.source.private else np.concatenate(found))
+        rows = joined(found) if self.source.private else np.concatenate(found)
+        return rows if isinstance(rows, Tensor) else torch.from_numpy(rows)
 
-    def _segment(self, u: int) -> np.ndarray:
+    def _segment(self, u: int) -> Memory:
         if self.held is None or self.held[0] != u:
             self.held = None  # let go of the old segment before waiting for the new one
             self.held = (u, self.source.segment(u, self.hook_point))

@@ -101,6 +101,26 @@ def test_one_forward_pass_per_item_feeds_every_hook_point(harvester, monkeypatch
     assert len(passes) == (5 + ORDER.generations - 1) * ORDER.items_per_block
 
 
+@pytest.mark.parametrize("bad", [False, True])
+def test_a_stream_on_the_hosts_device_has_the_same_rows(harvester, monkeypatch, bad):
+    if bad:
+        capture = type(harvester.model).capture
+
+        def broken(self, tokens, points):
+            found = capture(self, tokens, points)
+            found["resid_pre"][2, ::3, 5] = float("inf")
+            return found
+
+        monkeypatch.setattr(type(harvester.model), "capture", broken)
+    here, there = LocalSource(harvester), LocalSource(harvester, device=harvester.device)
+    n = ORDER.segment_rows
+    for point in POINTS:
+        a, b = RowReader(here, ORDER, point), RowReader(there, ORDER, point)
+        for lo, hi in ((0, 7), (n - 5, n + 5), (3 * n, 3 * n + 9), (7 * n - 1, 8 * n + 3)):
+            assert np.array_equal(a.rows(lo, hi).numpy(), b.rows(lo, hi).cpu().numpy(), equal_nan=True)
+            assert bool(a.rows(lo, hi).isnan().any()) <= bad
+
+
 def test_what_waits_for_its_segment_is_bounded(harvester):
     """G - 1 segments under way in one process; tiles of K*r*(G+1)/2 rows, less the segment just taken, in a shard."""
     source, tiles = LocalSource(harvester), Tiles(ORDER)
