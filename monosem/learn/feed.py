@@ -6,7 +6,7 @@ nothing is read ahead: it would take its cores from them.
 """
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -39,7 +39,7 @@ class Batch:
     @property
     def digests(self) -> list[str]:
         """`rows_digest` of each."""
-        return [d.result() if isinstance(d, Future) else d for d in self.digested]
+        return told(self.digested)
 
     def on_device(self) -> list[Tensor]:
         """The rows on the learners' device, for work that is queued on its current stream from here on."""
@@ -49,6 +49,11 @@ class Batch:
             for x in self.copies:
                 x.record_stream(here)
         return self.copies
+
+
+def told(digested: Sequence[str | Future]) -> list[str]:
+    """Digests, once they are all there."""
+    return [d.result() if isinstance(d, Future) else d for d in digested]
 
 
 def masked_rows(x: Tensor, y: Tensor | None = None) -> Tensor:
@@ -78,7 +83,7 @@ class Feed:
         # One thread: readers of one source share its state, and all reading goes through it.
         self.thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="feed") if beside else None
         # For a GPU, whose batches come faster than one thread reads and digests them.
-        self.digester = ThreadPoolExecutor(max_workers=1, thread_name_prefix="digests") if on_gpu else None
+        self.digester = ThreadPoolExecutor(max_workers=2, thread_name_prefix="digests") if on_gpu else None
         self.stream, self.digests = (torch.cuda.Stream() if on_gpu else None for _ in range(2))
 
     def batch(self, n: int, reads: Reads) -> Batch:

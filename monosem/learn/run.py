@@ -4,6 +4,7 @@ import contextlib
 import json
 import math
 import time
+from collections import deque
 
 import xxhash
 from torch import Tensor
@@ -11,7 +12,7 @@ from torch import Tensor
 from monosem.config.job import TrainConfig
 from monosem.errors import Diverged, StoreError
 from monosem.evals.evaluate import Evaluator
-from monosem.learn.feed import Batch
+from monosem.learn.feed import Batch, told
 from monosem.learn.learner import Learner
 from monosem.learn.shares import Share, assembled
 from monosem.sae.model import Sae
@@ -21,6 +22,9 @@ from monosem.store.dictionary import write_dictionary
 from monosem.store.plain import pack_json
 from monosem.store.store import Store
 from monosem.track.tracker import Tracker
+
+DIGESTS_BEHIND = 3
+"""Batches whose digests a thread may still be at: to wait for each would make it as long as the step."""
 
 
 def chained(before: str, digest: str) -> str:
@@ -70,7 +74,7 @@ class Run:
         # Of this attempt: in its own steps; of its pack: waiting for rows, and from the first rows to the last step.
         self.step_s = self.wait_s = self.train_s = 0.0
         self.topologies: list[int] = []  # see `_topologies`
-        self.rows_digest = ""  # of all rows so far, in order: what was seen, once each
+        self.digest_so_far, self.digested = "", deque()  # see `rows_digest`
 
     @property
     def step(self) -> int:
@@ -96,7 +100,7 @@ class Run:
         learner.load_state(assembled(shares, learner.first, learner.end), checkpoint.step)
         self.topologies = checkpoint.meta.get("feature_shards", [])
         self.started_at = self.committed_at = checkpoint.step
-        self.rows_digest = checkpoint.meta["rows_digest"]
+        self.digest_so_far = checkpoint.meta["rows_digest"]
         return True
 
     def train_step(self, batch: Batch) -> None:
@@ -107,8 +111,8 @@ class Run:
         metrics = self.learner.step(*batch.on_device(), masked=batch.masked, figures=logged)
         self.ended = time.monotonic()
         self.step_s += self.ended - began
-        for digest in batch.digests:
-            self.rows_digest = chained(self.rows_digest, digest)
+        self.digested.append(batch.digested)
+        self._chain(DIGESTS_BEHIND)
         if logged:
             self._log({name: float(value) for name, value in metrics.items()})
 
@@ -178,6 +182,18 @@ class Run:
 
     def _shuffle_figures(self) -> dict[str, float]:
         return {f"shuffle/{key}": value for key, value in _figures(self.record["shuffle"] or {}).items()}
+
+    @property
+    def rows_digest(self) -> str:
+        """Of all rows so far, in order: what was seen, once each."""
+        self._chain(0)
+        return self.digest_so_far
+
+    def _chain(self, left: int) -> None:
+        """Add to the digest the batches but for the last few, which a thread may still be at."""
+        while len(self.digested) > left:
+            for digest in told(self.digested.popleft()):
+                self.digest_so_far = chained(self.digest_so_far, digest)
 
     @property
     def leads(self) -> bool:

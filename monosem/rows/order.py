@@ -22,7 +22,7 @@ from typing import Protocol
 
 import numpy as np
 
-from monosem.rows.permute import CONTEXTS, SEGMENT, TOKENS, Feistel, shuffled
+from monosem.rows.permute import CONTEXTS, SEGMENT, TOKENS, Feistel, shuffled, shuffled_each
 
 MAX_GENERATIONS = 16
 """More generations spread a context further but make segments smaller than a few batches."""
@@ -120,6 +120,10 @@ class StreamOrder:
         if len(keep) < self.rows_per_context:
             raise ValueError(f"context {j} of the stream keeps {len(keep)} positions, needs {self.rows_per_context}")
         return keep[shuffled(self.seed, TOKENS, j, len(keep))[: self.rows_per_context]]
+
+    def tokens_each(self, places: range, keep: np.ndarray) -> np.ndarray:
+        """`tokens` of each of the stream contexts `places`, all of which keep the same positions. int64 [n, r]."""
+        return keep[shuffled_each(self.seed, TOKENS, places, len(keep))[:, : self.rows_per_context]]
 
     def phi(self, segment: int) -> "Permutation":
         """The permutation of the places of `segment` (counted with the unemitted ones)."""

@@ -9,6 +9,7 @@ results of `Generator.shuffle`.
 """
 
 import threading
+from collections.abc import Iterable
 
 import numpy as np
 
@@ -42,6 +43,16 @@ def uniforms(seed: int, purpose: int, index: int, n: int) -> np.ndarray:
 def shuffled(seed: int, purpose: int, index: int, n: int) -> np.ndarray:
     """A uniform permutation of range(n). int64 [n]."""
     return _ranked(words(seed, purpose, index, n))
+
+
+def shuffled_each(seed: int, purpose: int, indices: Iterable[int], n: int) -> np.ndarray:
+    """`shuffled` for each of the indices, int64 [len(indices), n]: one sort call for all costs a third of many."""
+    keys = np.stack([words(seed, purpose, index, n) for index in indices])
+    order = np.argsort(keys, axis=1)
+    ordered = np.take_along_axis(keys, order, axis=1)
+    for tied in np.flatnonzero((ordered[:, 1:] == ordered[:, :-1]).any(axis=1)):
+        order[tied] = _ranked(keys[tied])
+    return order
 
 
 def _ranked(keys: np.ndarray) -> np.ndarray:

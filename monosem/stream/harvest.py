@@ -6,6 +6,7 @@ bits do not depend on who computed it, when, or what else was asked for.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property, lru_cache
 
 import numpy as np
 import pyarrow as pa
@@ -26,6 +27,8 @@ Memory = np.ndarray | Tensor
 Place = Callable[[int, list[int]], tuple[list[Memory], np.ndarray] | None]
 """Of a tile's number and the hook points' widths: where its rows go, (rows of each hook point, places among them)."""
 
+CHUNK = 4096
+"""Places of the stream whose contexts are worked out together."""
 CANARY = 0
 """The work item that every worker computes first, to show that it makes the sweep's bits."""
 
@@ -41,9 +44,29 @@ class StreamText:
     def item(self, item: int) -> tuple[np.ndarray, np.ndarray]:
         """Contexts of the token index [contexts_per_item] and sampled positions by tile [G, contexts, r // G]."""
         places = self.order.item_places(item)
-        contexts = self.selection.contexts[self.order.context(np.asarray(places))]
+        contexts = self.contexts(places)
+        keep = self.selection.keep_of_all()
+        if keep is not None:
+            return contexts, self.order.by_tile(self.order.tokens_each(places, keep))
         tokens = [self.tokens(j, int(c)) for j, c in zip(places, contexts, strict=True)]
         return contexts, self.order.by_tile(np.stack(tokens))
+
+    def contexts(self, places: range) -> np.ndarray:
+        """Contexts of the token index at some places of the stream. int64 [n]"""
+        parts = [
+            self._chunk(chunk)[max(places.start - chunk * CHUNK, 0) : places.stop - chunk * CHUNK]
+            for chunk in range(places.start // CHUNK, -(-places.stop // CHUNK))
+        ]
+        return np.concatenate(parts)
+
+    @cached_property
+    def _chunk(self) -> Callable[[int], np.ndarray]:
+        """The contexts at CHUNK places in a row: to work out a few by themselves takes as long."""
+
+        def chunk(n: int) -> np.ndarray:
+            return self.selection.contexts[self.order.context(np.arange(n * CHUNK, (n + 1) * CHUNK))]
+
+        return lru_cache(maxsize=4)(chunk)
 
     def tokens(self, j: int, context: int) -> np.ndarray:
         """Sampled positions of stream context j, which is `context` of the token index. int64 [r]."""

@@ -42,8 +42,15 @@ class Selection:
 
     def keep(self, context: int) -> np.ndarray:
         """Kept positions of one context, ascending, int64 [k]; k >= rows_per_context for those in `contexts`."""
-        kept = np.arange(self.skip_positions, self.index.tokens_NT.shape[1], dtype=np.int64)
+        kept = self._positions()
         return kept[self._kept(self.index.tokens_NT[context])] if self.skip_tokens else kept
+
+    def keep_of_all(self) -> np.ndarray | None:
+        """Kept positions, where they are the same of every context; else None."""
+        return None if self.skip_tokens else self._positions()
+
+    def _positions(self) -> np.ndarray:
+        return np.arange(self.skip_positions, self.index.tokens_NT.shape[1], dtype=np.int64)
 
     def _kept(self, tokens: np.ndarray) -> np.ndarray:
         """Whether each token after the skipped positions is kept: bool [..., T - skip_positions]."""

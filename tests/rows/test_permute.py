@@ -1,9 +1,12 @@
+from concurrent.futures import ThreadPoolExecutor
+
 import hypothesis.strategies as st
 import numpy as np
 import pytest
 from hypothesis import given, settings
 
-from monosem.rows.permute import CONTEXTS, Feistel, shuffled, uniforms, words
+from monosem.rows import permute
+from monosem.rows.permute import CONTEXTS, TOKENS, Feistel, shuffled, uniforms, words
 
 
 @pytest.mark.parametrize("n", [*range(1, 300), 4095, 4096, 4097])
@@ -62,3 +65,20 @@ def test_shuffled_keeps_the_stable_order_where_two_keys_are_equal(monkeypatch):
     equal = np.array([7, 3, 7, 1, 3, 7, 1] * 40, dtype=np.uint64)
     monkeypatch.setattr("monosem.rows.permute.words", lambda *key: equal)
     assert np.array_equal(shuffled(0, CONTEXTS, 0, len(equal)), np.argsort(equal, kind="stable"))
+
+
+@pytest.mark.parametrize("n", [1, 7, 256])
+def test_many_permutations_at_once_are_those_one_by_one(n, monkeypatch):
+    indices = [0, 5, 2**40, 3]
+    monkeypatch.setattr(permute, "words", lambda *a, real=permute.words: real(*a) >> np.uint64(60 if n == 7 else 0))
+    found = permute.shuffled_each(9, TOKENS, indices, n)  # of seven with four bits each, some are equal
+    assert np.array_equal(found, [permute.shuffled(9, TOKENS, i, n) for i in indices])
+
+
+def test_words_are_those_of_a_generator_of_its_own_in_every_thread():
+    def one(i: int) -> bool:
+        key = (11 << 64) | (TOKENS << 60) | i
+        return np.array_equal(permute.words(11, TOKENS, i, 33), np.random.Philox(key=key).random_raw(33))
+
+    with ThreadPoolExecutor(8) as pool:
+        assert all(pool.map(one, range(2000)))
