@@ -168,7 +168,7 @@ def _plan(verbs) -> None:
     parser.add_argument("--calibrate", action="store_true", help="measure this machine's rates again and keep them")
     active = "active features per row, where no k says it (default: 32)"
     parser.add_argument("--l0", type=float, default=32.0, metavar="N", help=active)
-    reached = "share of datasheet peaks that steps reach (default: 0.4, assumed)"
+    reached = "share of datasheet peaks that steps reach (default: 0.5, as measured on an H200)"
     parser.add_argument("--efficiency", type=float, metavar="E", help=reached)
     parser.add_argument("--json", action="store_true", help="one JSON document on stdout")
 

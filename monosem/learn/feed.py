@@ -14,6 +14,7 @@ import torch
 import xxhash
 from torch import Tensor
 
+from monosem.learn.learner import masked_rows
 from monosem.stream.reader import Rows
 
 Reads = tuple[str, ...]
@@ -54,12 +55,6 @@ class Batch:
 def told(digested: Sequence[str | Future]) -> list[str]:
     """Digests, once they are all there."""
     return [d.result() if isinstance(d, Future) else d for d in digested]
-
-
-def masked_rows(x: Tensor, y: Tensor | None = None) -> Tensor:
-    """Which rows of x [n, d_in], or of their targets y, are masked: they hold NaN. bool [n]."""
-    masked = x[:, 0].isnan()
-    return masked if y is None else masked | y[:, 0].isnan()
 
 
 def rows_digest(x: Tensor) -> str:

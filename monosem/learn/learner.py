@@ -14,7 +14,6 @@ from monosem.config.job import TOP_K, TrainConfig
 from monosem.errors import Diverged
 from monosem.learn.adam import MATRICES, MOMENTS, Adam, hold_by_feature
 from monosem.learn.captured import Captured, can_capture
-from monosem.learn.feed import masked_rows
 from monosem.learn.mesh import Mesh
 from monosem.learn.schedules import lr_at, now_at
 from monosem.sae.config import SaeConfig
@@ -30,6 +29,12 @@ from monosem.sae.use import for_use
 
 THRESHOLD_STEPS = 1000
 """dictionary_learning's decay of 0.999; see `Learner._follow_threshold`."""
+
+
+def masked_rows(x: Tensor, y: Tensor | None = None) -> Tensor:
+    """Which rows of x [n, d_in], or of their targets y, are masked: they hold NaN. bool [n]."""
+    masked = x[:, 0].isnan()
+    return masked if y is None else masked | y[:, 0].isnan()
 
 
 def finite_rows(x: Tensor) -> Tensor:
@@ -69,7 +74,7 @@ class Learner:
         self.last_fired_F = torch.zeros(self.end - self.first, dtype=torch.int64, device=device)
         self.own = self.mesh.own(self.end - self.first)  # of the features held here
         self.adam = Adam(self.sae, train, self.own)
-        self.captured = Captured(self) if can_capture(sae, device, self.mesh) else None
+        self.captured = Captured(device) if can_capture(sae, device, self.mesh) else None
         if self.captured:
             self.manner = replace(self.manner, expected=self.captured.asking)
 
@@ -88,9 +93,9 @@ class Learner:
         x, y = self._taken(x, y)
         masked_B = None if masked == 0 else self._masked(x, y)
         now, aux = now_at(self.steps_done, self.config, self.train), self._aux_features()
-        told = self.captured.step(x, y, now) if self.captured and masked_B is None and not aux[1] else None
+        told = self.captured.step(self, x, y, now) if self.captured and masked_B is None and not aux[1] else None
         if told is None:
-            told = self._told(self._gradients(x, y, masked_B, now, aux, self.manner))
+            told = self._told(self.gradients(x, y, masked_B, now, aux, self.manner))
         self.steps_done += 1
         if HEADS[self.config.variant].has_least:
             self._follow_threshold(told["least"])
@@ -98,7 +103,7 @@ class Learner:
 
     def _told(self, result: Result) -> dict[str, Tensor]:
         """Move by a batch's gradients. Returns its scalars."""
-        self._update(result.gradients)
+        self.update(result.gradients)
         self.last_fired_F.masked_fill_(result.fired_F, self.steps_done + 1)
         return result.scalars()
 
@@ -205,7 +210,7 @@ class Learner:
         lo, hi = self._shown
         return t.narrow(FEATURE_AXIS[name], lo, hi - lo) if name in FEATURE_AXIS else t
 
-    def _gradients(
+    def gradients(
         self, x: Tensor, y: Tensor | None, masked_B: Tensor | None, now: Now, aux: tuple[Tensor | None, int],
         manner: Manner,
     ) -> Result:  # fmt: skip
@@ -260,7 +265,7 @@ class Learner:
         if math.isfinite(value):
             self.threshold += (value - self.threshold) / min(self.steps_done + 1, THRESHOLD_STEPS)
 
-    def _update(self, gradients: dict[str, Tensor], on_device: tuple[Tensor, Tensor] | None = None) -> None:
+    def update(self, gradients: dict[str, Tensor], on_device: tuple[Tensor, Tensor] | None = None) -> None:
         """Adam on all parameters. Decoder rows of unit norm stay so and move only at right angles to themselves.
 
         on_device   what a GPU's Adam needs to know of the step, and whether it is to take it

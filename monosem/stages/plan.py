@@ -12,7 +12,7 @@ from monosem.host.model import HostModel
 from monosem.host.stored import load_host, resolve_hook_points
 from monosem.plan.cluster import Cluster
 from monosem.plan.cost import FLOAT, GroupShape, active_of, is_sparse, step_cost, wire_bytes
-from monosem.plan.devices import ASSUMED_EFFICIENCY, DATASHEET, Datasheet, Measured
+from monosem.plan.devices import DATASHEET, EFFICIENCY, Datasheet, Measured
 from monosem.plan.hosts import HostShape, forward_flops, from_outline
 from monosem.plan.memory import CHECKPOINT, DENSE_AT_FIRST, RankMemory, rank_memory, storage_bytes
 from monosem.plan.pace import Pace, StreamPace, together, wave_pace
@@ -31,7 +31,7 @@ class Wishes:
 
     inline: bool = False
     l0: float = 32.0
-    efficiency: float = ASSUMED_EFFICIENCY
+    efficiency: float = EFFICIENCY
 
 
 @dataclass(frozen=True)

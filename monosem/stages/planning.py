@@ -4,7 +4,7 @@ import math
 
 from monosem.errors import InputError
 from monosem.plan.cluster import Cluster, parse_cluster, this_machine
-from monosem.plan.devices import ASSUMED_EFFICIENCY, DATASHEET, Datasheet, Measured
+from monosem.plan.devices import DATASHEET, EFFICIENCY, Datasheet, Measured
 from monosem.stages.calibrate import calibration, points
 from monosem.stages.plan import Planned, Wishes, misfit_line
 from monosem.store.store import open_store
@@ -17,7 +17,7 @@ def wishes_of(inline: bool, l0: float, efficiency: float | None) -> Wishes:
         raise InputError(f"--l0={l0:g}: must be above 0 and at most 1e9")
     if efficiency is not None and not 0 < efficiency <= 1:
         raise InputError(f"--efficiency={efficiency:g}: must be above 0 and at most 1")
-    return Wishes(inline, l0, ASSUMED_EFFICIENCY if efficiency is None else efficiency)
+    return Wishes(inline, l0, EFFICIENCY if efficiency is None else efficiency)
 
 
 def choose_cluster(text: str | None) -> Cluster:

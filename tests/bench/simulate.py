@@ -35,7 +35,7 @@ from monosem.learn.feed import rows_digest
 from monosem.learn.learner import Learner
 from monosem.memory import keep_freed_memory
 from monosem.plan.cost import GroupShape, step_cost, wire_bytes
-from monosem.plan.devices import DATASHEET, Datasheet
+from monosem.plan.devices import DATASHEET, EFFICIENCY, Datasheet
 from monosem.plan.memory import CHECKPOINT
 from monosem.sae.config import SaeConfig
 from monosem.stages.budget import shapes_of
@@ -335,7 +335,7 @@ def main() -> None:
     parser.add_argument("--days", type=float, default=7.0)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--device", choices=list(DATASHEET), default="H200")
-    parser.add_argument("--efficiency", type=float, default=0.4)
+    parser.add_argument("--efficiency", type=float, default=EFFICIENCY)
     parser.add_argument("--mtbf-hours", type=float, default=50_000)
     parser.add_argument("--restart-s", type=float, default=300)
     parser.add_argument("--store-gb-s", type=float, default=1.0)

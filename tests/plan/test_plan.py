@@ -27,7 +27,7 @@ def test_both_jobs_plan_cleanly_in_80_columns(capfd, job, cluster):
     assert run_cli("plan", JOBS / f"{job}.yaml", "--cluster", cluster) == 0
     captured = capfd.readouterr()
     assert captured.err == "" and max(map(len, captured.out.splitlines())) <= 80
-    assert "not measured" in captured.out
+    assert "datasheet of" in captured.out
 
 
 def test_the_paper(capfd):
