@@ -7,7 +7,8 @@ A datasheet's peak is never reached. A step on it takes
     max(FLOPs / (peak FLOP/s), bytes / (memory bandwidth)) / efficiency
 
 with one efficiency for both: what `tests/bench/gpu.py` found on an H200, and assumed, and said to be so, of other
-kinds. Rates that were measured (`monosem plan --calibrate`) are seconds per unit of each count, fitted to steps of real learners:
+kinds. Rates that were measured (`monosem plan --calibrate`) are seconds per unit of each count, fitted to steps of real
+learners:
 
     sparse:  step_s = a rows + b gathered + c product FLOPs + d parameters + e
     dense:   step_s = f dense FLOPs + g rows + h parameters + i
