@@ -106,6 +106,7 @@ class Measured:
     commit      bytes/s of a checkpoint: packed, digested and written to the store
     evaluate    FLOP/s of an evaluation (fp32 products of all features)
     draw        parameters/s of an initialisation
+    start       seconds of a core until a process has its libraries loaded
     misfit      the largest relative distance of a measured step from the fit
     """
 
@@ -116,6 +117,7 @@ class Measured:
     commit: float = 0.0
     evaluate: float = 0.0
     draw: float = 0.0
+    start: float = 0.0
     misfit: float = 0.0
 
     @property

@@ -21,9 +21,9 @@ from monosem.stages.spec import RunSpec, SweepSpec
 from monosem.stream.fill import TOGETHER
 
 MIB, GIB = 2**20, 2**30
-BASE = {"inline": 520 * MIB, "driver": 480 * MIB, "actor": 330 * MIB, "ray": 470 * MIB}
-"""Libraries loaded and nothing done: the one process of --inline, the driver, an actor, Ray's own processes."""
-EXPECTED = {"driver": 370 * MIB, "ray": 400 * MIB}
+BASE = {"inline": 520 * MIB, "driver": 560 * MIB, "actor": 330 * MIB, "worker": 400 * MIB, "ray": 470 * MIB}
+"""Libraries loaded and nothing done: the one process of --inline, the driver, an actor, one with a host, Ray's own."""
+EXPECTED = {"driver": 490 * MIB, "ray": 400 * MIB}
 """Of the bases, those that leave room for what a run seldom needs: what they were found to be."""
 STORE_KNOBS, SHARD_KNOBS = "stream.ahead_rows, stream.shuffle_rows", "stream.shuffle_rows"
 LEARNER_KNOBS = "sae.expansion_factor, train.batch_size, learner.slots"
@@ -188,7 +188,7 @@ def memory_plan(
         shard = BASE["actor"] + shard_bytes(s)
         needs += [
             Need("object store", 1, object_store_bytes(s), STORE_KNOBS, stored_bytes(s, 1)),
-            _same("model worker", stream.workers, BASE["actor"] + s.host_bytes + forward_bytes(s), "stream.workers"),
+            _same("model worker", stream.workers, BASE["worker"] + s.host_bytes + forward_bytes(s), "stream.workers"),
             Need("buffer shard", stream.shards, shard, SHARD_KNOBS, BASE["actor"] + shard_bytes(s, 1)),
         ]
     for pack in packs:

@@ -7,9 +7,11 @@ the job's rows and far smaller than its largest; that the fit carries over is wh
 
 import platform
 import statistics
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict, fields, replace
 
 import numpy as np
 import torch
@@ -84,9 +86,9 @@ def measure(job: SweepJob, saes: Sequence[SaeConfig], host: HostModel | None, st
         tick()
         evaluate, draw = _evaluate_rate(learner), _draw_rate(learner.config)
         tick()
-    item_s = _item_s(job, host) if host else 0.0
+    item_s, start = _item_s(job, host) if host else 0.0, _start_s()
     tick()
-    return Measured(machine_name(), job.learner.threads, seconds, item_s, commit, evaluate, draw, worst)
+    return Measured(machine_name(), job.learner.threads, seconds, item_s, commit, evaluate, draw, start, worst)
 
 
 def _probe(saes: Sequence[SaeConfig]) -> SaeConfig:
@@ -131,6 +133,7 @@ def _path(job: SweepJob, saes: Sequence[SaeConfig], host: HostModel | None) -> s
         "shapes": sorted({(sae.variant, sae.d_in, sae.width_out) for sae in saes}),
         "host": [job.host.model, *job.host.hook_point, job.corpus.context_length] if host else None,
         "item": [job.stream.contexts_per_item, job.stream.rows_per_context],
+        "measured": sorted(field.name for field in fields(Measured)),
     }
     return f"calibrations/{sha256(pack_json(about))[:16]}.json"
 
@@ -205,6 +208,13 @@ def _draw_rate(config: SaeConfig) -> float:
     began = time.perf_counter()
     init_sae(config)
     return config.n_parameters / (time.perf_counter() - began)
+
+
+def _start_s() -> float:
+    """Of a process with what a learner's imports, once they are in the page cache, as all but the first find them."""
+    began = time.perf_counter()
+    subprocess.run([sys.executable, "-c", "import monosem.learn.loop, monosem.stages.learning, ray"], check=True)
+    return time.perf_counter() - began
 
 
 def _item_s(job: SweepJob, host: HostModel) -> float:

@@ -61,6 +61,10 @@ def outline_job(job: SweepJob, inline: bool = False) -> Planned:
     return Planned(job, host, model, shapes, runs, packs, mesh)
 
 
+RAYS_OWN = 2
+"""What Ray's own processes take to start, in processes with a learner's libraries."""
+
+
 def _host(job: SweepJob) -> tuple[HostShape, HostModel | None, str | None]:
     outline = job.host.outline
     if outline.width:
@@ -102,6 +106,8 @@ def make_plan(planned: Planned, cluster: Cluster, rates: Datasheet | Measured, w
     for number, wave in enumerate(waves_, 1):
         pace = wave_pace([paces[g.runs] for g in wave], stream, job.train.batch_size, cores, wishes.inline)
         once = sum(_once_s(planned, groups[g.runs], rates) for g in wave) if cores else 0.0
+        if not wishes.inline:
+            once += _start_s(planned, sum(g.mesh.ranks for g in wave), number == 1, rates, cores)
         wave_rows.append(
             {"wave": number, "runs": [name for g in wave for name in g.runs], "ranks": sum(g.mesh.ranks for g in wave),
              "train_s": rows * pace.row_s, "once_s": once, "rows_per_s": 1 / pace.row_s, "bottleneck": pace.bottleneck}
@@ -223,6 +229,15 @@ def _once_s(planned: Planned, pack: list[RunSpec], rates: Datasheet | Measured) 
         flops = 2 * (e.rows + e.contexts * T) * run.sae.d_sae * (run.sae.d_in + run.sae.width_out)
         found += P / rates.draw + (CHECKPOINT + FLOAT) * P / rates.commit + flops / rates.evaluate
     return found
+
+
+def _start_s(planned: Planned, ranks: int, first: bool, rates: Datasheet | Measured, cores: int) -> float:
+    """Starting the processes of a wave, on the cores that there are: learners, and at first Ray and the stream's."""
+    if not isinstance(rates, Measured) or not cores:
+        return 0.0
+    stream = planned.job.stream
+    others = RAYS_OWN + (stream.workers + stream.shards if stream.from_ is None else 0)
+    return rates.start * -(-(ranks + (others if first else 0)) // cores)
 
 
 def _run_row(planned: Planned, run: RunSpec, group: Group, pace: Pace, wave: int | None, other: GroupShape | None,

@@ -3,10 +3,11 @@
     python tests/bench/plan.py [--sizes 1,2,4,8,16,32,64,128,256] [--steps 16] [--batch 2048] [--ray] [--more key=value ...]
 
 TopK dictionaries (k 16: sparse from the first step) on the bundled host, one sweep inline or on a Ray of its own. Memory is
-the proportional set size of every process of the tree, sampled five times a second; of a process, and of all of them
-together, the peak. Time is from the first row to the end of the evaluation, as `monosem sweep` prints it. The plan is
-made before, by rates measured on the spot (`--calibrate`). Goals: memory within 15 %, time within 30 %, and no peak above
-its bound. Prints a table and one JSON line.
+the proportional set size of every process of the tree, looked at five times a second, or where that takes long for a
+tenth of the time (a process that is looked at waits); of a process, and of all of them together, the peak. Time is
+from the first row to the end of the evaluation, as `monosem sweep` prints it. The plan is made before, by rates
+measured on the spot (`--calibrate`). Goals: memory within 15 %, time within 30 %, and no peak above its bound. Prints
+a table and one JSON line.
 """
 
 import argparse
@@ -46,12 +47,13 @@ def watch(process: subprocess.Popen) -> tuple[dict[str, list[int]], int]:
     peaks: dict[int, tuple[str, int]] = {}
     whole = 0
     while process.poll() is None:
+        began = time.monotonic()
         held = {pid: held_by(pid) for pid in tree_of(process.pid)}
         whole = max(whole, sum(size for _, size in held.values()))
         for pid, (kind, size) in held.items():
             if size >= peaks.get(pid, ("", 0))[1]:
                 peaks[pid] = (kind, size)
-        time.sleep(EVERY_S)
+        time.sleep(max(EVERY_S, 9 * (time.monotonic() - began)))
     found: dict[str, list[int]] = {}
     for pid, (kind, size) in sorted(peaks.items(), key=lambda item: -item[1][1]):
         name = next((ours for theirs, ours in CLASSES.items() if theirs in kind), "")
