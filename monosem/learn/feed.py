@@ -92,7 +92,7 @@ class Feed:
 
     def rows(self, name: str, lo: int, hi: int) -> Tensor:
         """Rows [lo, hi) of a hook point's stream."""
-        return self._wait(self._start(self._rows, name, lo, hi))
+        return self._wait(self._start(self._settled_rows, name, lo, hi))
 
     def close(self) -> None:
         """Read no further."""
@@ -125,10 +125,15 @@ class Feed:
     def _rows(self, name: str, lo: int, hi: int) -> Tensor:
         """On the stream of copies too, so that a host on the same GPU does not wait for the learners there."""
         with torch.cuda.stream(self.stream):
-            rows = self.readers[name].rows(lo, hi)
-            if rows.is_cuda:
-                rows.record_stream(torch.cuda.default_stream(rows.device))
-            return rows
+            return self.readers[name].rows(lo, hi)
+
+    def _settled_rows(self, name: str, lo: int, hi: int) -> Tensor:
+        """Rows that are there, for use on any stream."""
+        rows = self._rows(name, lo, hi)
+        if rows.is_cuda:
+            rows.record_stream(torch.cuda.default_stream(rows.device))
+            self.stream.synchronize()
+        return rows
 
     def _digest(self, x: Tensor, there: "torch.cuda.Event") -> str:
         """The digest of rows that are on the device once `there` has come."""

@@ -7,7 +7,8 @@ Of one dictionary on one rank, P_s parameters (`cost.GroupShape.parameters`), fp
     gradients      4 B P_s, times what the fixed tree holds at a time (1 with a slot per rank), and room for the
                    other replicas' sums of what it owns
     factors        2 B per weight that is rounded for a product: the encoder's, and with entries the decoder's
-    work           of a dense step some matrices [rows of a slot, f]; of a sparse one a tile of the encoder's product
+    work           of a dense step some matrices [rows of a slot, f]; of a sparse one a tile of the encoder's product,
+                   on a GPU all of it
     clock          8 B per feature: when it last fired
 
 A checkpoint is made in memory before it is written: 12 B of what a rank owns packed, twice for a moment (safetensors
@@ -62,8 +63,9 @@ class RankMemory:
 
 
 def rank_memory(
-    sae: SaeConfig, batch_size: int, mesh: GroupShape, precision: str, share: float, starts_dense: bool, l0: float
-) -> RankMemory:
+    sae: SaeConfig, batch_size: int, mesh: GroupShape, precision: str, share: float, starts_dense: bool, l0: float,
+    gpu: bool = False,
+) -> RankMemory:  # fmt: skip
     """starts_dense: before a dictionary is sparse its steps are dense, and so is their memory."""
     P, f = mesh.parameters(sae), mesh.features(sae.d_sae)
     slot = batch_size // mesh.slots
@@ -78,7 +80,7 @@ def rank_memory(
         factors=rounded * weights,
         work=max(
             dense_work(sae, slot, f) if starts_dense or not sparse else 0,
-            sparse_work(sae, slot, slot * mesh.slots_of_rank, f, precision) if sparse else 0,
+            sparse_work(sae, slot, slot * mesh.slots_of_rank, f, precision, gpu) if sparse else 0,
         ),
         clock=8 * f,
         packed=CHECKPOINT * owned + 8 * f,
@@ -100,11 +102,12 @@ def dense_work(sae: SaeConfig, slot: int, f: int) -> int:
     return DENSE_WORK[sae.variant] * FLOAT * slot * f
 
 
-def sparse_work(sae: SaeConfig, slot: int, seen: int, f: int, precision: str) -> int:
-    """A tile of a slot's product (the whole of it where a batch-wide statistic looks at it first), and the rows and
-    targets of all slots that the rank sees, which are worked on together."""
+def sparse_work(sae: SaeConfig, slot: int, seen: int, f: int, precision: str, gpu: bool = False) -> int:
+    """A tile of a slot's product (the whole of it on a GPU, and where a batch-wide statistic looks at it first), and
+    the rows and targets of all slots that the rank sees, which are worked on together."""
     size = 2 if precision == "bf16" else FLOAT
-    rows = slot if sae.variant in ("batch_topk", "matryoshka") else min(slot, max(TILE_ROWS, TILE_BYTES // (f * size)))
+    whole = gpu or sae.variant in ("batch_topk", "matryoshka")
+    rows = slot if whole else min(slot, max(TILE_ROWS, TILE_BYTES // (f * size)))
     return rows * f * size + 4 * FLOAT * seen * (sae.d_in + sae.width_out * len(sae.ends))
 
 

@@ -33,6 +33,8 @@ SCATTERED = 1 / 8
 MMAPPED = 1 << 30
 """Blocks of this size are not taken from freed memory, and go back when they are freed (`memory.keep_freed_memory`):
 the two of a large checkpoint come on top of what steps and smaller checkpoints have left behind."""
+DEVICE_RESERVE = 2 * 10**9
+"""Of a GPU's memory, for its context, kernels and the allocator's gaps: assumed."""
 LEAST_STORE = 96 * MIB
 """Ray takes no object store below 75 MiB."""
 
@@ -53,6 +55,14 @@ class Need:
     @property
     def total(self) -> int:
         return self.count * self.bytes
+
+
+@dataclass(frozen=True)
+class Gpu:
+    """free: bytes"""
+
+    name: str
+    free: int
 
 
 @dataclass(frozen=True)
@@ -137,12 +147,42 @@ def learner_bytes(
     return int(own * (1 + SCATTERED if l0 is None else 1)) + held + s.host_bytes
 
 
-def _rank_memory(s: Shapes, run: RunSpec, mesh: GroupShape, l0: float | None) -> RankMemory:
+def _rank_memory(s: Shapes, run: RunSpec, mesh: GroupShape, l0: float | None, gpu: bool = False) -> RankMemory:
     t = s.job.train
     anneals = t.k_start > t.sparse_share * run.sae.d_sae
     dense = run.sae.variant in DENSE_AT_FIRST or anneals or (l0 is None and run.sae.variant != "topk")
     active = run.sae.d_sae if l0 is None else l0
-    return rank_memory(run.sae, t.batch_size, mesh, t.precision, t.sparse_share, dense, active)
+    return rank_memory(run.sae, t.batch_size, mesh, t.precision, t.sparse_share, dense, active, gpu)
+
+
+def device_bytes(s: Shapes, packs: Sequence[Sequence[RunSpec]], host_there: bool) -> int:
+    """Of one GPU that all learners share: a bound.
+
+    A sparse step's memory counts twice: a graph has memory of its own beside that of steps without one.
+    host_there   the host and the stream are on it too
+    """
+    found, t = DEVICE_RESERVE, s.job.train
+    for pack in packs:
+        dense = [_rank_memory(s, run, GroupShape(), None, gpu=True) for run in pack]
+        settled = (t.batch_size, GroupShape(), t.precision, t.sparse_share, False, 1, True)
+        sparse = [rank_memory(run.sae, *settled) for run in pack]
+        width = sum(s.widths[name] for name in dict.fromkeys(name for run in pack for name in run.reads))
+        found += sum(m.held for m in dense) + 6 * t.batch_size * width * FLOAT
+        found += max((max(a.step, 2 * b.step) for a, b in zip(dense, sparse, strict=True)), default=0)
+    if host_there:
+        rows = t.resample_rows if t.resample_steps else 0
+        found += filling_bytes(s) + shared_bytes(s) + forward_bytes(s) + s.host_bytes
+        found += (rows + t.init_rows) * sum(s.widths.values()) * FLOAT
+    return found
+
+
+def check_device(need: int, gpu: Gpu) -> None:
+    """InputError with the numbers if the GPU has not as much memory free."""
+    if need > gpu.free:
+        raise InputError(
+            f"{LEARNER_KNOBS}, stream.shuffle_rows: the sweep needs up to {need / GIB:,.1f} GiB of GPU memory; "
+            f"{gpu.name} has {gpu.free / GIB:,.1f} free"
+        )
 
 
 def evaluation_bytes(s: Shapes, runs: Sequence[RunSpec]) -> int:

@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
+import torch
+
 from monosem.config.job import SweepJob
 from monosem.dataset.rows import DatasetRows
 from monosem.dataset.writer import DatasetWriter
@@ -15,13 +17,13 @@ from monosem.errors import InputError, Interrupted
 from monosem.learn.loop import PackLoop
 from monosem.memory import keep_freed_memory
 from monosem.stages import canary
-from monosem.stages.budget import Need, Shapes, check_memory, memory_plan
+from monosem.stages.budget import Gpu, Need, Shapes, check_device, check_memory, device_bytes, memory_plan
 from monosem.stages.features import TaskRunner, inline_tasks
 from monosem.stages.keep import Tee, open_writer
 from monosem.stages.learning import make_harvester, make_loop
 from monosem.stages.replay import find_dataset
 from monosem.stages.signals import stop_on_signal
-from monosem.stages.spec import RunSpec, SweepSpec
+from monosem.stages.spec import RunSpec, SweepSpec, pack_runs
 from monosem.store import layout
 from monosem.store.store import Store, open_store
 from monosem.stream.reader import LocalSource, RowReader, Rows
@@ -92,6 +94,17 @@ class MemoryCheck:
         keeps = not self.trains or shapes.job.stream.tee is not None
         have = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
         self.line = check_memory(self.executor.plan(shapes, runs if self.trains else (), keeps), have)
+        gpu = gpu_here()
+        if gpu and self.trains:
+            packs = [runs] if self.executor.one_rank else pack_runs(runs, shapes.job.learner.pack_parameters)
+            check_device(device_bytes(shapes, packs, shapes.job.stream.from_ is None), gpu)
+
+
+def gpu_here() -> Gpu | None:
+    """The GPU that learners of this machine will use, if there is one."""
+    if not torch.cuda.is_available():
+        return None
+    return Gpu(torch.cuda.get_device_name(), torch.cuda.mem_get_info()[0])
 
 
 def tee_of(spec: SweepSpec) -> Keeping | None:

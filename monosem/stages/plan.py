@@ -17,12 +17,18 @@ from monosem.plan.hosts import HostShape, forward_flops, from_outline
 from monosem.plan.memory import CHECKPOINT, DENSE_AT_FIRST, RankMemory, rank_memory, storage_bytes
 from monosem.plan.pace import Pace, StreamPace, together, wave_pace
 from monosem.plan.placement import Group, Room, suggest, waves
-from monosem.stages.budget import BASE, GIB, Shapes, host_bytes, inline_bytes, learner_bytes, memory_plan
+from monosem.stages.budget import (
+    BASE,
+    DEVICE_RESERVE,
+    GIB,
+    Shapes,
+    host_bytes,
+    inline_bytes,
+    learner_bytes,
+    memory_plan,
+)  # fmt: skip
 from monosem.stages.prepare import check_shapes, order_of
 from monosem.stages.spec import RunSpec, expand_runs, pack_runs
-
-DEVICE_RESERVE = 2 * 10**9
-"""Of a GPU's memory, for its context, kernels and the allocator's gaps: assumed."""
 
 
 @dataclass(frozen=True)
@@ -114,7 +120,8 @@ def make_plan(planned: Planned, cluster: Cluster, rates: Datasheet | Measured, w
         )  # fmt: skip
     wave_of = {name: row["wave"] for row in wave_rows for name in row["runs"]}
     run_rows = [
-        _run_row(planned, run, group, pace_of[run.name], wave_of.get(run.name), misfits.get(group.runs), wishes)
+        _run_row(planned, run, group, pace_of[run.name], wave_of.get(run.name), misfits.get(group.runs), wishes,
+                 bool(cluster.kind))
         for group in made
         for run in groups[group.runs]
     ]
@@ -144,15 +151,15 @@ def _rank_bytes(planned: Planned, pack: list[RunSpec], mesh: GroupShape, on_devi
         return inline_bytes(s, pack, 0)
     if not on_device:
         return BASE["actor"] + learner_bytes(s, pack, width, mesh)
-    memories = [_memory(planned, run, mesh, wishes) for run in pack]
+    memories = [_memory(planned, run, mesh, wishes, gpu=True) for run in pack]
     rows = 4 * mesh.rows(planned.job.train.batch_size) * width * FLOAT
     return sum(m.held for m in memories) + max(m.step for m in memories) + rows
 
 
-def _memory(planned: Planned, run: RunSpec, mesh: GroupShape, wishes: Wishes) -> RankMemory:
+def _memory(planned: Planned, run: RunSpec, mesh: GroupShape, wishes: Wishes, gpu: bool = False) -> RankMemory:
     train = planned.job.train
     dense = run.sae.variant in DENSE_AT_FIRST
-    return rank_memory(run.sae, train.batch_size, mesh, train.precision, train.sparse_share, dense, wishes.l0)
+    return rank_memory(run.sae, train.batch_size, mesh, train.precision, train.sparse_share, dense, wishes.l0, gpu)
 
 
 def _room(planned: Planned, cluster: Cluster, wishes: Wishes) -> tuple[Room, list[dict], list[str]]:
@@ -241,9 +248,9 @@ def _start_s(planned: Planned, ranks: int, first: bool, rates: Datasheet | Measu
 
 
 def _run_row(planned: Planned, run: RunSpec, group: Group, pace: Pace, wave: int | None, other: GroupShape | None,
-             wishes: Wishes) -> dict:  # fmt: skip
+             wishes: Wishes, gpu: bool) -> dict:  # fmt: skip
     job, mesh = planned.job, planned.mesh
-    memory = _memory(planned, run, mesh, wishes)
+    memory = _memory(planned, run, mesh, wishes, gpu)
     cost = step_cost(run.sae, job.train.batch_size, mesh, wishes.l0, job.train.sparse_share)
     storage = storage_bytes([run.sae])
     rows_per_s = job.train.batch_size / pace.whole_s

@@ -48,6 +48,10 @@ class LocalSource:
         self.hold = 1 + -(-hold_rows // self.order.segment_rows)
         self.fillings = Fillings(self.order, device)
         self.put = harvester.put if device is None else harvester.put_on_device
+        # All its memory is of one stream, whichever thread asks: what is let go is then not taken while it is still read.
+        self.stream = torch.cuda.Stream(device) if device and device.startswith("cuda") else None
+        if self.stream:
+            self.stream.wait_stream(torch.cuda.default_stream(device))
         self.made: dict[int, list[Memory]] = {}  # segments by hook point
         self.asked = dict.fromkeys(harvester.hook_points, -1)  # the last segment each hook point asked for
 
@@ -56,6 +60,10 @@ class LocalSource:
         rows = self._made(u)[self.harvester.hook_points.index(hook_point)]
         passed = min(self.asked.values())
         self.made = {v: made for v, made in self.made.items() if v >= passed}
+        if self.stream:
+            here = torch.cuda.current_stream(rows.device)
+            here.wait_stream(self.stream)
+            rows.record_stream(here)
         return rows
 
     def _made(self, u: int) -> list[Memory]:
@@ -66,8 +74,9 @@ class LocalSource:
         return self.made[u]
 
     def _make(self, u: int) -> list[Memory]:
-        for item in self.fillings.begin(u):
-            self.put(item, self.fillings.place_of(item, u))
+        with torch.cuda.stream(self.stream):
+            for item in self.fillings.begin(u):
+                self.put(item, self.fillings.place_of(item, u))
         return self.fillings.take(u)
 
 

@@ -6,6 +6,11 @@ from pathlib import Path
 
 import pytest
 
+from monosem.plan.cost import GroupShape
+from monosem.plan.memory import rank_memory
+from monosem.sae.config import SaeConfig
+from monosem.stages import executor
+from monosem.stages.budget import GIB, Gpu
 from tests.conftest import run_cli
 
 CASES = [
@@ -122,3 +127,25 @@ def test_json_and_nothing_else_on_stdout(tiny_job, tmp_path, capfd):
     again = json.loads(capfd.readouterr().out)
     stored = json.loads((tmp_path / "store/sweeps/tiny/runs/4x/monosem.json").read_text())["metrics"]
     assert again == stored
+
+
+@pytest.mark.parametrize("inline", [["--inline"], []])
+def test_a_gpu_with_too_little_memory_is_told_before_anything_starts(tiny_job, tmp_path, monkeypatch, capfd, inline):
+    monkeypatch.setattr(executor, "gpu_here", lambda: Gpu("NVIDIA L4", 2 * 10**9))
+    assert run_cli("sweep", tiny_job, *inline) == 2
+    err = capfd.readouterr().err
+    assert err.count("\n") == 1 and "NVIDIA L4 has 1.9 free" in err and "train.batch_size" in err
+    assert not (tmp_path / "store/sweeps").exists()
+
+
+def test_a_gpu_with_room_is_no_obstacle(tiny_job, monkeypatch):
+    monkeypatch.setattr(executor, "gpu_here", lambda: Gpu("NVIDIA H200", 140 * 10**9))
+    assert run_cli("sweep", tiny_job, "--inline") == 0
+
+
+def test_what_a_gpu_needs_grows_with_the_batch_and_is_near_what_was_measured():
+    """5.06 GiB at 131,072 features, batches of 8,192, sparse steps (`tests/bench/RESULTS.md`): in use, not reserved."""
+    sae = SaeConfig(d_in=512, d_sae=131_072, variant="relu")
+    one = rank_memory(sae, 8192, GroupShape(), "bf16", 1 / 16, False, 21, gpu=True)
+    assert 0.8 < one.on_device / (5.06 * GIB) <= 1.15
+    assert rank_memory(sae, 16384, GroupShape(), "bf16", 1 / 16, False, 21, gpu=True).work == 2 * one.work
