@@ -48,7 +48,7 @@ class LocalSource:
         self.hold = 1 + -(-hold_rows // self.order.segment_rows)
         self.fillings = Fillings(self.order, device)
         self.put = harvester.put if device is None else harvester.put_on_device
-        # All its memory is of one stream, whichever thread asks: what is let go is then not taken while it is still read.
+        # All its memory is of one stream, whichever thread asks: what is let go is not taken while it is still read.
         self.stream = torch.cuda.Stream(device) if device and device.startswith("cuda") else None
         if self.stream:
             self.stream.wait_stream(torch.cuda.default_stream(device))
@@ -60,10 +60,13 @@ class LocalSource:
         rows = self._made(u)[self.harvester.hook_points.index(hook_point)]
         passed = min(self.asked.values())
         self.made = {v: made for v, made in self.made.items() if v >= passed}
-        if self.stream:
-            here = torch.cuda.current_stream(rows.device)
-            here.wait_stream(self.stream)
-            rows.record_stream(here)
+        return rows
+
+    def hand_over(self, rows: Tensor) -> Tensor:
+        """Rows on a GPU, for use on the caller's stream."""
+        here = torch.cuda.current_stream(rows.device)
+        here.wait_stream(self.stream)
+        rows.record_stream(here)
         return rows
 
     def _made(self, u: int) -> list[Memory]:
@@ -103,4 +106,5 @@ class RowReader:
         if self.held is None or self.held[0] != u:
             self.held = None  # let go of the old segment before waiting for the new one
             self.held = (u, self.source.segment(u, self.hook_point))
-        return self.held[1]
+        rows = self.held[1]
+        return self.source.hand_over(rows) if isinstance(rows, Tensor) and rows.is_cuda else rows
