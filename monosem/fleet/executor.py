@@ -19,6 +19,8 @@ class RayExecutor:
     """Runs a sweep on a Ray of its own (`address` None) or on the one at `address`."""
 
     one_rank = False
+    waves = True
+    groups: int | None = None
 
     def __init__(self, address: str | None):
         self.address = address
@@ -48,6 +50,7 @@ class RayExecutor:
             from monosem.fleet.supervisor import Supervisor  # imports Ray, whose settings stand only now
 
             room = room_for_groups(spec, bool(packs), keepers)
+            room = min(room, self.groups or room)
             return Supervisor(spec, packs, room, keeping).supervise(should_stop, report)
 
 

@@ -8,6 +8,7 @@ is in `plan/memory.py`. Shape letters: rows of a segment K*r, generations G, wid
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 
 from monosem.config.job import SweepJob
 from monosem.errors import InputError
@@ -33,6 +34,8 @@ SCATTERED = 1 / 8
 MMAPPED = 1 << 30
 """Blocks of this size are not taken from freed memory, and go back when they are freed (`memory.keep_freed_memory`):
 the two of a large checkpoint come on top of what steps and smaller checkpoints have left behind."""
+LEARNER = "learner of "
+"""How the names of learners' processes begin."""
 DEVICE_RESERVE = 2 * 10**9
 """Of a GPU's memory, for its context, kernels and the allocator's gaps: assumed."""
 LEAST_STORE = 96 * MIB
@@ -233,7 +236,7 @@ def memory_plan(
         ]
     for pack in packs:
         width = sum(s.widths[name] for name in pack[0].reads)
-        name = f"learner of {', '.join(run.name for run in pack)}"
+        name = LEARNER + ", ".join(run.name for run in pack)
         bound, estimate = (BASE["actor"] + learner_bytes(s, pack, width, mesh, n) for n in (None, l0))
         needs.append(Need(name, mesh.ranks, bound, LEARNER_KNOBS, estimate))
     if keeps:
@@ -255,9 +258,21 @@ def _same(name: str, count: int, size: int, knobs: str) -> Need:
     return Need(name, count, size, knobs, size)
 
 
-def check_memory(needs: Sequence[Need], have: int) -> str:
-    """The plan as one line; InputError with the numbers if the machine has less than it asks for."""
-    total = sum(need.total for need in needs)
+def groups_at_a_time(needs: Sequence[Need], have: int) -> int:
+    """How many of the learners, whichever they are, fit into `have` bytes beside everything else."""
+    learners = sorted((n.total for n in needs if n.name.startswith(LEARNER)), reverse=True)
+    left = have - sum(n.total for n in needs if not n.name.startswith(LEARNER))
+    return sum(total <= left for total in accumulate(learners))
+
+
+def check_memory(needs: Sequence[Need], have: int, in_waves: bool = False) -> str:
+    """The plan as one line; InputError with the numbers if the machine has less than it asks for.
+
+    in_waves   learners may wait for each other
+    """
+    groups, learners = groups_at_a_time(needs, have), [n for n in needs if n.name.startswith(LEARNER)]
+    waits = sorted((n.total for n in learners), reverse=True)[max(groups, 1) :] if in_waves else []
+    total = sum(need.total for need in needs) - sum(waits)
     parts = [f"{f'{n.count} x ' if n.count > 1 else ''}{n.name} {n.total / GIB:.2f}" for n in needs]
     if total > have:
         largest = max(needs, key=lambda n: n.total)
@@ -265,4 +280,5 @@ def check_memory(needs: Sequence[Need], have: int) -> str:
             f"{largest.knobs or 'job'}: the sweep needs {total / GIB:,.1f} GiB of memory, most for {largest.name} "
             f"({largest.count:,} x {largest.bytes / GIB:,.2f}); this machine has {have / GIB:,.1f}"
         )
-    return f"memory plan, GiB: {', '.join(parts)}; {total / GIB:.1f} of {have / GIB:.1f}"
+    told = f", {groups} of {len(learners)} learners at a time" if waits else ""
+    return f"memory plan, GiB: {', '.join(parts)}; {total / GIB:.1f} of {have / GIB:.1f}{told}"

@@ -17,7 +17,16 @@ from monosem.errors import InputError, Interrupted
 from monosem.learn.loop import PackLoop
 from monosem.memory import keep_freed_memory
 from monosem.stages import canary
-from monosem.stages.budget import Gpu, Need, Shapes, check_device, check_memory, device_bytes, memory_plan
+from monosem.stages.budget import (
+    Gpu,
+    Need,
+    Shapes,
+    check_device,
+    check_memory,
+    device_bytes,
+    groups_at_a_time,
+    memory_plan,
+)
 from monosem.stages.features import TaskRunner, inline_tasks
 from monosem.stages.keep import Tee, open_writer
 from monosem.stages.learning import make_harvester, make_loop
@@ -59,10 +68,13 @@ class Executor(Protocol):
 
     local     its processes are on this machine
     one_rank  it trains on one rank, whatever `learner.replicas` says
+    waves     learners may wait for others to end; `groups` is how many this machine's memory takes at a time
     """
 
     local: bool
     one_rank: bool
+    waves: bool
+    groups: int | None
 
     def plan(self, shapes: Shapes, runs: tuple[RunSpec, ...], keeps: bool) -> list[Need]:
         """The memory that it will take, process by process."""
@@ -93,7 +105,10 @@ class MemoryCheck:
             return  # the machines are others; the cluster's room is checked when it has been reached
         keeps = not self.trains or shapes.job.stream.tee is not None
         have = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-        self.line = check_memory(self.executor.plan(shapes, runs if self.trains else (), keeps), have)
+        needs = self.executor.plan(shapes, runs if self.trains else (), keeps)
+        self.line = check_memory(needs, have, self.executor.waves)
+        if self.executor.waves:
+            self.executor.groups = groups_at_a_time(needs, have)
         gpu = gpu_here()
         if gpu and self.trains:
             packs = [runs] if self.executor.one_rank else pack_runs(runs, shapes.job.learner.pack_parameters)
@@ -117,6 +132,7 @@ class InlineExecutor:
     """All runs in this process, one after the other on every batch."""
 
     local = one_rank = True
+    waves = False
     feature_tasks = staticmethod(inline_tasks)
 
     def plan(self, shapes: Shapes, runs: tuple[RunSpec, ...], keeps: bool) -> list[Need]:

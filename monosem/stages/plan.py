@@ -21,6 +21,7 @@ from monosem.stages.budget import (
     BASE,
     DEVICE_RESERVE,
     GIB,
+    LEARNER,
     Shapes,
     host_bytes,
     inline_bytes,
@@ -169,7 +170,7 @@ def _room(planned: Planned, cluster: Cluster, wishes: Wishes) -> tuple[Room, lis
     rows = [{"process": n.name, "count": n.count, "bytes": n.estimate, "bound_bytes": n.bytes} for n in needs]
     if not cluster.kind:
         free = sorted((node.memory for node in cluster.nodes), reverse=True)
-        for need in [] if wishes.inline else [n for n in needs if not n.name.startswith("learner of ")]:
+        for need in [] if wishes.inline else [n for n in needs if not n.name.startswith(LEARNER)]:
             for _ in range(need.count):
                 free.sort(reverse=True)
                 free[0] -= need.bytes

@@ -3,6 +3,7 @@
 
 import pytest
 
+from monosem.stages import executor
 from monosem.store.plain import unpack_json
 from monosem.store.store import open_store
 from tests.conftest import digests, run_cli
@@ -52,6 +53,15 @@ def test_parts_follow_the_inline_run(tiny_job, tmp_path, inline_digests):
         assert ours["rows_digest"] == theirs["rows_digest"]
         assert ours["feature_shards"] == [2, 1] and theirs["feature_shards"] == [1]
         assert ours["metrics"]["fvu"] == pytest.approx(theirs["metrics"]["fvu"], rel=0.01)
+
+
+def test_learners_that_this_machines_memory_does_not_take_together_train_in_waves(
+    tiny_job, tmp_path, inline_digests, monkeypatch, capfd
+):
+    monkeypatch.setattr(executor, "groups_at_a_time", lambda needs, have: 1)
+    assert run_cli("sweep", tiny_job, *SLOTS, f"store={tmp_path / 'store'}", "learner.pack_parameters=0") == 0
+    assert "1 wait for room" in capfd.readouterr().out
+    assert digests(tmp_path / "store") == inline_digests
 
 
 def test_more_groups_than_there_is_room_for_train_in_waves(tiny_job, tmp_path, inline_digests):
