@@ -18,7 +18,7 @@ from torch import Tensor
 
 from monosem.learn.board import Board
 from monosem.learn.pace import Pace, waiting
-from monosem.learn.swap import Swap, shown_to_all
+from monosem.learn.swap import Swap, shown_to_all, touched_rows
 from monosem.learn.wire import gathered, joined_bytes, parted_bytes, said_to_all
 from monosem.sae.part import Part
 from monosem.sae.sums import Sums
@@ -162,7 +162,9 @@ class Mesh:
         """The sums of all slots; of the matrices the rows of the features that this rank owns."""
         if self.seat.replicas == 1:
             return combine(slots, found)
-        said = self._common(slots, list(found.values()))
+        sockets = self.tree and not (self.board and self.board.on)
+        touched = [touched_rows(sums) for sums in found.values()] if sockets else []
+        said, everybodys = self._common(slots, list(found.values()), touched)
         if self.ring:
             matrices = _added(list(found.values()))
             with waiting():
@@ -173,7 +175,8 @@ class Mesh:
             whole = combine(slots, said)
             whole.matrices = matrices
             return whole
-        swap = Swap(self.seat.replica, found, [self.nodes(slots, k) for k in range(self.seat.replicas)], dead_F)
+        nodes_of = [self.nodes(slots, k) for k in range(self.seat.replicas)]
+        swap = Swap(self.seat.replica, found, nodes_of, dead_F, everybodys)
         got = swap.by_board(self.board) if self.board else None
         if got is None:
             got = swap.by_sockets(self.replica_group, self._room)
@@ -232,18 +235,24 @@ class Mesh:
             held = self.rooms[whose] = like.new_empty(rows, like.shape[1])
         return held
 
-    def _common(self, slots: int, mine: list[Sums]) -> dict[Node, Sums]:
-        """All but the matrices of every replica's subtrees."""
-        R, flat = self.seat.replicas, [_small(sums) for sums in mine]
+    def _common(
+        self, slots: int, mine: list[Sums], touched: list[Tensor]
+    ) -> tuple[dict[Node, Sums], dict[Node, Tensor]]:
+        """All but the matrices of every replica's subtrees, and of each a vector besides, if there are any."""
+        R, flat = self.seat.replicas, [[*_small(sums), *touched[i : i + 1]] for i, sums in enumerate(mine)]
         mine_bytes = torch.cat([joined_bytes(tensors) for tensors in flat])
         lengths = [len(mine_bytes) // len(mine) * len(self.nodes(slots, k)) for k in range(R)]
         every = gathered(mine_bytes, R, self.replica_group, lengths)
         said: dict[Node, Sums] = {}
+        besides: dict[Node, Tensor] = {}
         for replica, data in enumerate(every):
             theirs = self.nodes(slots, replica)
             for node, piece in zip(theirs, data.split(len(data) // len(theirs)), strict=True):
-                said[node] = _from_small(mine[0], parted_bytes(piece, flat[0]))
-        return said
+                tensors = parted_bytes(piece, flat[0])
+                if touched:
+                    besides[node] = tensors.pop()
+                said[node] = _from_small(mine[0], tensors)
+        return said, besides
 
 
 def _added(parts: Sequence[Sums]) -> dict[str, Tensor]:

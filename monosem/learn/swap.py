@@ -1,6 +1,11 @@
-"""Sums of matrices between replicas: each gets, of the others' subtrees, the rows of the features that it owns."""
+"""Sums of matrices between replicas: each gets, of the others' subtrees, the rows of the features that it owns.
+
+Features that were active nowhere in a subtree have rows of zeros. Through sockets these stay at home where they are the
+greater part; who gets the others puts zeros in between, so that the sums' bits are the same.
+"""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from types import MappingProxyType
 
 import torch
 import torch.distributed as dist
@@ -13,6 +18,19 @@ from monosem.sae.tree import Node, share
 
 Matrices = dict[str, Tensor]
 Cuts = dict[str, tuple[int, int]]
+AUX = ("aux.W_dec", "aux.W_enc")
+WORTH_LEAVING = 0.5
+"""Share of a reader's rows that must be zeros for the others to go without them."""
+
+
+def touched_rows(sums: Sums) -> Tensor:
+    """Features whose rows are not all zeros, to the bit: a negative zero is something. bool [F]"""
+    found = None
+    for name in ("W_dec", "W_enc"):
+        t = sums.matrices[name].contiguous()
+        bits = t.view(torch.int64 if t.element_size() == 8 else torch.int32)
+        found = bits.any(dim=1) if found is None else found | bits.any(dim=1)
+    return found
 
 
 class Swap:
@@ -21,10 +39,14 @@ class Swap:
     found     this replica's sums; all of their matrices [rows of all features, width]
     nodes_of  each replica's subtrees
     dead_F    features that AuxK's matrices have rows for, sorted; None: there are no such
+    touched   `touched_rows` of everybody's subtrees; empty: all rows are exchanged
     """
 
-    def __init__(self, me: int, found: Mapping[Node, Sums], nodes_of: list[list[Node]], dead_F: Tensor | None):
-        self.me, self.found, self.nodes_of = me, found, nodes_of
+    def __init__(
+        self, me: int, found: Mapping[Node, Sums], nodes_of: list[list[Node]], dead_F: Tensor | None,
+        touched: Mapping[Node, Tensor] = MappingProxyType({}),
+    ):  # fmt: skip
+        self.me, self.found, self.nodes_of, self.touched = me, found, nodes_of, touched
         self.sample = next(iter(found.values())).matrices
         replicas, F = len(nodes_of), len(self.sample["W_dec"])
         self.cuts = [_cuts(share(F, replicas, k), dead_F) for k in range(replicas)]
@@ -37,17 +59,32 @@ class Swap:
         self, group: dist.ProcessGroup, room: Callable[[tuple, int, Tensor], Tensor]
     ) -> dict[Node, Matrices]:
         """The others' rows, in memory from `room(whose, rows, like)`."""
-        peers, operations, got = dist.get_process_group_ranks(group), [], {}
+        peers, operations, got, parts = dist.get_process_group_ranks(group), [], {}, []
         for k in self._others():
-            for sums in self.found.values():
-                for t in self._cut(sums, k).values():
-                    post(operations, dist.isend, t, peers[k], group)
+            for node, sums in self.found.items():
+                rows = self._chosen(node, k)
+                for name, t in self._cut(sums, k).items():
+                    post(operations, dist.isend, t if name in AUX or rows is None else t[rows], peers[k], group)
             for node in self.nodes_of[k]:
                 got[node] = {n: room((k, node, n), _rows(self.cuts[self.me][n]), t) for n, t in self.sample.items()}
-                for t in got[node].values():
-                    post(operations, dist.irecv, t, peers[k], group)
+                rows = self._chosen(node, self.me)
+                for name, whole in got[node].items():
+                    part = whole if name in AUX or rows is None else whole.new_empty(len(rows), whole.shape[1])
+                    post(operations, dist.irecv, part, peers[k], group)
+                    if part is not whole:
+                        parts.append((whole, rows, part))
         exchange(operations)
+        for whole, rows, part in parts:
+            whole.zero_().index_copy_(0, rows, part)
         return got
+
+    def _chosen(self, node: Node, reader: int) -> Tensor | None:
+        """Which of a reader's rows of a subtree are exchanged, int64 [n]; None: all."""
+        if node not in self.touched:
+            return None
+        lo, hi = self.cuts[reader]["W_dec"]
+        rows = self.touched[node][lo:hi].nonzero().flatten()
+        return rows if len(rows) <= (1 - WORTH_LEAVING) * (hi - lo) else None
 
     def by_board(self, board: Board) -> dict[Node, Matrices] | None:
         """The others' rows, where they wrote them: good until the board's next turn. None: there is no board."""

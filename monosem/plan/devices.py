@@ -107,6 +107,7 @@ class Measured:
     evaluate    FLOP/s of an evaluation (fp32 products of all features)
     draw        parameters/s of an initialisation
     start       seconds of a core until a process has its libraries loaded
+    crowd       how many times as long two learners take beside each other as their work over the cores comes to
     misfit      the largest relative distance of a measured step from the fit
     """
 
@@ -118,6 +119,7 @@ class Measured:
     evaluate: float = 0.0
     draw: float = 0.0
     start: float = 0.0
+    crowd: float = 1.0
     misfit: float = 0.0
 
     @property

@@ -6,8 +6,8 @@ All groups of a wave read one stream, at the pace of the slowest. With a device 
     stream: item_s / (rows of an item x workers)
 
 Where processes share the cores of a machine, and in one process (--inline), work adds up instead: all of it in seconds
-of a core, over the cores that there are, and never faster than the slowest process alone. The wire is not hidden behind
-arithmetic: it comes on top.
+of a core, over the cores that there are, and never faster than the slowest process alone; several learners get in each
+other's way besides, by a factor that was measured (`crowd`). The wire is not hidden behind arithmetic: it comes on top.
 """
 
 from collections.abc import Sequence
@@ -65,7 +65,9 @@ class WavePace:
     bottleneck: str
 
 
-def wave_pace(groups: Sequence[Pace], stream: StreamPace, batch_size: int, cores: int, inline: bool) -> WavePace:
+def wave_pace(
+    groups: Sequence[Pace], stream: StreamPace, batch_size: int, cores: int, inline: bool, crowd: float = 1.0
+) -> WavePace:
     """Seconds per row of a wave, and what sets them. cores: shared by everything; 0: every rank has a device."""
     slowest = max(groups, key=lambda g: g.whole_s)
     if inline:
@@ -76,4 +78,5 @@ def wave_pace(groups: Sequence[Pace], stream: StreamPace, batch_size: int, cores
         return WavePace(*alone)
     work = sum(g.step_s * min(g.threads, cores) + g.wire_s + g.checkpoint_s for g in groups) / batch_size
     work += stream.item_s * min(stream.threads, cores) / stream.rows
+    work *= crowd if len(groups) > 1 else 1.0
     return max(WavePace(*alone), WavePace(work / cores, "cores"), key=lambda pace: pace.row_s)

@@ -5,6 +5,7 @@ fitted by non-negative least squares of relative errors to the counts of `plan.c
 the job's rows and far smaller than its largest; that the fit carries over is what `tests/bench/plan.py` checks.
 """
 
+import os
 import platform
 import statistics
 import subprocess
@@ -38,6 +39,8 @@ TURNS = 4
 """Times that each point is measured; the first does not count, medians do."""
 PROBE_PARAMETERS = 1 << 26
 """Of the dictionary whose checkpoint is timed: 805 MB."""
+NEIGHBOUR = 16384
+"""Features of the two learners that are timed beside each other."""
 SETTLED = 256
 """Rows that decide where a dictionary's biases are put, so that as many features are active as wanted."""
 
@@ -86,9 +89,11 @@ def measure(job: SweepJob, saes: Sequence[SaeConfig], host: HostModel | None, st
         tick()
         evaluate, draw = _evaluate_rate(learner), _draw_rate(learner.config)
         tick()
+        crowd = _crowd(shapes[0], job)
     item_s, start = _item_s(job, host) if host else 0.0, _start_s()
     tick()
-    return Measured(machine_name(), job.learner.threads, seconds, item_s, commit, evaluate, draw, start, worst)
+    return Measured(machine_name(), job.learner.threads, seconds, item_s, commit, evaluate, draw, start,
+                    crowd, worst)  # fmt: skip
 
 
 def _probe(saes: Sequence[SaeConfig]) -> SaeConfig:
@@ -208,6 +213,47 @@ def _draw_rate(config: SaeConfig) -> float:
     began = time.perf_counter()
     init_sae(config)
     return config.n_parameters / (time.perf_counter() - began)
+
+
+def _crowd(sae: SaeConfig, job: SweepJob) -> float:
+    """Two learners' steps beside each other, by what they would take if cores were shared without loss; at least 1."""
+    if torch.cuda.is_available():
+        return 1.0
+    rows = min(job.train.batch_size, MOST_ROWS)
+    about = {"d_in": min(sae.d_in, MOST_WIDTH), "rows": rows, "precision": job.train.precision,
+             "threads": job.learner.threads}  # fmt: skip
+    run, threads = neighbour(**about), torch.get_num_threads()
+    alone = _seconds(run)
+    code = "import sys, json; from monosem.stages import calibrate as c; c.keep_stepping(**json.loads(sys.argv[1]))"
+    other = subprocess.Popen([sys.executable, "-c", code, pack_json(about).decode()], stdout=subprocess.PIPE)
+    try:
+        other.stdout.readline()  # its first step is behind it
+        beside = _seconds(run)
+    finally:
+        other.kill()
+        other.wait()
+    return max(1.0, beside / (alone * max(1.0, 2 * threads / os.cpu_count())))
+
+
+def neighbour(d_in: int, rows: int, precision: str, threads: int) -> Callable[[], object]:
+    """A step of a sparse dictionary of NEIGHBOUR features."""
+    learner = Learner(
+        SaeConfig(d_in=d_in, d_sae=NEIGHBOUR, variant="topk", k=16, aux_coefficient=0.0),
+        TrainConfig(batch_size=rows, lr=1e-12, precision=precision, sparse_share=1 / 16),
+    )
+    x = torch.randn(rows, d_in).relu_()
+    return lambda: learner.step(x)
+
+
+def keep_stepping(threads: int, **about: object) -> None:
+    """Until it is killed, or for a while should nobody be left to do that; a line when the first step is done."""
+    with torch_threads(threads):
+        run = neighbour(threads=threads, **about)
+        run()
+        sys.stdout.write("\n")
+        sys.stdout.flush()
+        for _ in range(100):
+            run()
 
 
 def _start_s() -> float:

@@ -111,7 +111,8 @@ def make_plan(planned: Planned, cluster: Cluster, rates: Datasheet | Measured, w
     job, rows = planned.job, planned.job.train.steps * planned.job.train.batch_size
     wave_rows = []
     for number, wave in enumerate(waves_, 1):
-        pace = wave_pace([paces[g.runs] for g in wave], stream, job.train.batch_size, cores, wishes.inline)
+        crowd = rates.crowd if isinstance(rates, Measured) else 1.0
+        pace = wave_pace([paces[g.runs] for g in wave], stream, job.train.batch_size, cores, wishes.inline, crowd)
         once = sum(_once_s(planned, groups[g.runs], rates) for g in wave) if cores else 0.0
         if not wishes.inline:
             once += _start_s(planned, sum(g.mesh.ranks for g in wave), number == 1, rates, cores)

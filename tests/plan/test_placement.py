@@ -66,5 +66,8 @@ def test_pace_is_set_by_the_slowest_or_by_the_cores():
     assert wave_pace([fast], stream, 100, 0, False).bottleneck == "stream"
     shared = wave_pace([slow, slow, slow], stream, 100, 2, False)
     assert shared.bottleneck == "cores" and shared.row_s == (3 * 1.75 + 1.0) / 100 / 2
+    crowded = wave_pace([slow, slow, slow], stream, 100, 2, False, crowd=1.5)
+    assert crowded.row_s == 1.5 * shared.row_s
+    assert wave_pace([slow], stream, 100, 2, False, 1.5) == wave_pace([slow], stream, 100, 2, False)
     inline = wave_pace([fast, slow], stream, 100, 2, True)
     assert abs(inline.row_s - (fast.whole_s + slow.whole_s + 1.0) / 100) < 1e-12
