@@ -8,7 +8,7 @@ from collections import defaultdict
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from monosem.cli.main import main
@@ -36,6 +36,7 @@ def test_a_data_file_of_a_strange_name_is_refused():
 
 
 @given(st.lists(FINITE))
+@example([9.999500252471624e17, -99995.0, 9.9995e-5])
 def test_rounding_keeps_four_digits(values):
     x = np.asarray(values, dtype=np.float64)
     x[np.abs(x) < 1e-30] = 0

@@ -53,8 +53,15 @@ def rounded(x: np.ndarray | float, digits: int = 4) -> np.ndarray:
     size = np.abs(x)
     with np.errstate(divide="ignore"):
         power = np.where(size > 0, digits - 1 - np.floor(np.log10(size)), 0.0)
-    factor = 10.0 ** np.clip(power, -300, 300)
-    return np.round(x * factor) / factor
+    power = np.clip(power, -300, 300)
+    first = np.round(_times_ten_to(x, power))
+    power = np.where(np.abs(first) >= 10.0**digits, power - 1, power)  # 9,999.5 has become 10,000, of a digit more
+    return _times_ten_to(np.round(_times_ten_to(x, power)), -power)
+
+
+def _times_ten_to(x: np.ndarray, power: np.ndarray) -> np.ndarray:
+    """x 10^power, by way of whole powers of ten, which are exact up to 10^22."""
+    return np.where(power < 0, x / 10.0 ** np.maximum(-power, 0), x * 10.0 ** np.maximum(power, 0))
 
 
 def plain(x: float | None, digits: int = 4) -> float | None:
