@@ -1,9 +1,10 @@
 """Learner groups on a real Ray: the inline run's bits on any number of replicas, whichever rank dies."""
 
+import subprocess
+import sys
 
 import pytest
 
-from monosem.stages import executor
 from monosem.store.plain import unpack_json
 from monosem.store.store import open_store
 from tests.conftest import digests, run_cli
@@ -55,12 +56,21 @@ def test_parts_follow_the_inline_run(tiny_job, tmp_path, inline_digests):
         assert ours["metrics"]["fvu"] == pytest.approx(theirs["metrics"]["fvu"], rel=0.01)
 
 
-def test_learners_that_this_machines_memory_does_not_take_together_train_in_waves(
-    tiny_job, tmp_path, inline_digests, monkeypatch, capfd
-):
-    monkeypatch.setattr(executor, "groups_at_a_time", lambda needs, have: 1)
-    assert run_cli("sweep", tiny_job, *SLOTS, f"store={tmp_path / 'store'}", "learner.pack_parameters=0") == 0
-    assert "1 wait for room" in capfd.readouterr().out
+ONE_AT_A_TIME = """
+import sys
+from monosem.cli.main import main
+from monosem.stages import executor
+executor.groups_at_a_time = lambda needs, have: 1
+sys.exit(main(sys.argv[1:]))
+"""
+
+
+def test_learners_that_this_machines_memory_does_not_take_together_train_in_waves(tiny_job, tmp_path, inline_digests):
+    values = [*SLOTS, f"store={tmp_path / 'store'}", "learner.pack_parameters=0"]
+    command = [sys.executable, "-c", ONE_AT_A_TIME, "sweep", str(tiny_job), *values]
+    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=240)
+    assert done.returncode == 0, done.stdout
+    assert "1 wait for room" in done.stdout
     assert digests(tmp_path / "store") == inline_digests
 
 
