@@ -49,6 +49,7 @@ class Supervisor:
         self.canary_place = canary_place(spec, None if trains else keeping)
         self.incarnation = 0
         self.wanted_workers = 0
+        self.edition = 0  # of what the shards are told of the workers
         self.workers: dict[int, object] = {}  # let in: they sang the stream's canary
         self.joining: dict[int, object] = {}
         self.shards: dict[int, object] = {}
@@ -121,7 +122,7 @@ class Supervisor:
         actor = BufferShard.options(**options).remote(self.spec, shard, self.spec.job.stream.shards)
         self.shards[shard] = actor
         self.watched[actor.alive.remote()] = ("shard", shard)
-        actor.set_workers.remote(self.workers)
+        self._tell_workers(actor)
         for actors in self.readers.values():
             for reader in actors:
                 reader.set_shard.remote(shard, actor)
@@ -156,7 +157,11 @@ class Supervisor:
 
     def _tell_shards(self) -> None:
         for shard in self.shards.values():
-            shard.set_workers.remote(self.workers)
+            self._tell_workers(shard)
+
+    def _tell_workers(self, shard: object) -> None:
+        self.edition += 1
+        shard.set_workers.remote(self.workers, self.edition)
 
     # -- watching ------------------------------------------------------------------------------
 

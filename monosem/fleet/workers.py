@@ -64,10 +64,17 @@ class BufferShard:
         self.digests: dict[int, str] = {}  # of the items near the windows, to compare when one is made again
         self.slots: asyncio.Queue = asyncio.Queue()
         self.workers: dict[int, object] = {}
+        self.edition = 0
         self.news: list[str] = []
 
-    async def set_workers(self, workers: dict[int, object]) -> None:
-        """The live workers by number. A number is used once: a replacement comes under a new one."""
+    async def set_workers(self, workers: dict[int, object], edition: int = 0) -> None:
+        """The live workers by number. A number is used once: a replacement comes under a new one.
+
+        edition   rises from call to call; calls may overtake each other, and what is older says nothing any more
+        """
+        if edition < self.edition:
+            return
+        self.edition = edition
         for number in workers.keys() - self.workers.keys():
             for _ in range(CALLS_PER_WORKER):
                 self.slots.put_nowait(number)
