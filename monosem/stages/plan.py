@@ -27,7 +27,7 @@ from monosem.stages.budget import (
     inline_bytes,
     learner_bytes,
     memory_plan,
-)  # fmt: skip
+)
 from monosem.stages.prepare import check_shapes, order_of
 from monosem.stages.spec import RunSpec, expand_runs, pack_runs
 
@@ -69,7 +69,7 @@ def outline_job(job: SweepJob, inline: bool = False) -> Planned:
 
 
 RAYS_OWN = 2
-"""What Ray's own processes take to start, in processes with a learner's libraries."""
+"""What Ray's own processes take to start, in processes with a learner's libraries: assumed."""
 
 
 def _host(job: SweepJob) -> tuple[HostShape, HostModel | None, str | None]:
