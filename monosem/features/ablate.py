@@ -12,23 +12,18 @@ Shape letters: m examples, w tokens of a window, j jobs, W width, D d_model, V v
 """
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from monosem.features import loops
 from monosem.features.entries import Entries
 from monosem.features.examples import Examples
+from monosem.features.onward import CHANGES, Ablations, Ends, Linear, Through, ends_of, features_at_once, loss, onward
 from monosem.host.direct import Continuation
 from monosem.host.model import HostModel
-from monosem.sae.kernels.cpu import shared_out
 
-CHANGES = 5
-"""Tokens listed whose logits change most, either way. As published."""
-LOGITS_AT_ONCE = 1 << 22
-"""Logits of ablated rows held at a time."""
 Tokens = Callable[[np.ndarray], Tensor]
 """Token ids int64 [n, T] of contexts of the pass, by their numbers in it."""
 
@@ -95,67 +90,51 @@ class ByToken:
         key = place * len(decoder_FW) + feature
         _, job, of = np.unique(key, return_index=True, return_inverse=True)
         own = place == examples.place[example]
-        changes = np.zeros(len(job), bool)
-        changes[of[own]] = True
-        jobs = _Jobs(feature[job], place[job], act[job], changes)
-        loss, ends = self._run(jobs, self.way.moves(decoder_FW))
+        asked = np.zeros(len(job), bool)
+        asked[of[own]] = True
+        rise, ends = self._all(place[job], Ablations(place[job], feature[job], act[job], asked), decoder_FW)
         shown = column < w
-        out.loss[example[shown], column[shown]] = loss[of[shown]]
+        out.loss[example[shown], column[shown]] = rise[of[shown]]
+        at = (np.cumsum(asked) - 1)[of[own]]
         for target, values in zip((out.up, out.up_values, out.down, out.down_values), ends, strict=True):
-            target[example[own]] = values[of[own]]
+            target[example[own]] = values[at]
         return out
 
-    def _run(self, jobs: "_Jobs", moves_FS: Tensor) -> tuple[np.ndarray, tuple[np.ndarray, ...]]:
-        """Loss effects [j], and the ends of the logits' changes, [j, k] each (zeros where not asked for).
+    def _all(self, place: np.ndarray, jobs: Ablations, decoder_FW: Tensor) -> tuple[np.ndarray, Ends]:
+        """Of ablations at places of the pass, ascending: some features at a time, some contexts at a time."""
+        rise, ends = np.zeros(len(place), np.float32), jobs.no_ends()
+        end_of = np.cumsum(jobs.asked) - 1
+        step = features_at_once(self.way) or len(decoder_FW)
+        for lo in range(0, len(decoder_FW), step):
+            onwards = onward(self.way, decoder_FW[lo : lo + step])
+            of_these = np.flatnonzero((jobs.feature >= lo) & (jobs.feature < lo + step))
+            for tokens_BT, row, chosen in self._batches(place, of_these):
+                todo = Ablations(row, jobs.feature[chosen] - lo, jobs.act[chosen], jobs.asked[chosen])
+                rise[chosen], found = self._batch(tokens_BT, onwards, todo)
+                for target, values in zip(ends, found, strict=True):
+                    target[end_of[chosen[todo.asked]]] = values
+        return rise, ends
 
-        moves_FS   what an activation of 1 of each feature adds to the rows that `way.finish` takes
-        """
+    def _batches(self, place: np.ndarray, jobs: np.ndarray) -> Iterator[tuple[Tensor, np.ndarray, np.ndarray]]:
+        """Contexts together, tokens [B, T]; rows of them that jobs are at; the jobs."""
         T, size = self.host.context_length, self.host.batch()
-        loss = np.zeros(len(jobs.place), np.float32)
-        ends = tuple(np.zeros((len(loss), CHANGES), kind) for kind in (np.int32, np.float32) * 2)
-        context = jobs.place // T
+        context = place[jobs] // T
         wanted = np.unique(context)
         for lo in range(0, len(wanted), size):
             ids = wanted[lo : lo + size]
-            tokens = self.host.tokens(ids)
             first, last = np.searchsorted(context, [ids[0], ids[-1] + 1])
-            row = np.searchsorted(ids, context[first:last]) * T + jobs.place[first:last] % T
-            self._batch(tokens, row, jobs, range(first, last), moves_FS, loss, ends)
-        return loss, ends
+            row = np.searchsorted(ids, context[first:last]) * T + place[jobs[first:last]] % T
+            yield self.host.tokens(ids), row, jobs[first:last]
 
-    def _batch(self, tokens_BT, row, jobs, numbers, moves_FS, loss, ends) -> None:
-        """Jobs `numbers`, at rows `row` of a batch of contexts laid out one after another."""
+    def _batch(self, tokens_BT: Tensor, onwards: Through | Linear, todo: Ablations) -> tuple[np.ndarray, Ends]:
+        """todo.row: of the contexts laid out one after another. Only rows that something is ablated at are kept."""
         points = list(dict.fromkeys([self.host.hook_point, self.way.beside]))
         found = self.host.model.capture(tokens_BT, points)
-        used, of_row = np.unique(row, return_inverse=True)
+        used, row = np.unique(todo.row, return_inverse=True)
         at_used = torch.from_numpy(used)
         x, beside = (found[name].flatten(0, 1)[at_used] for name in (self.host.hook_point, self.way.beside))
-        base = self.way.base(x, beside)
-        clean = self.way.finish(base, beside)
         following = torch.nn.functional.pad(tokens_BT[:, 1:], (0, 1)).flatten()[at_used]
-        clean_loss = _loss(clean, following)
-        step = max(1, LOGITS_AT_ONCE // clean.shape[1])
-        for a in range(0, len(row), step):
-            here = torch.from_numpy(of_row[a : a + step])
-            chosen = np.arange(numbers.start + a, numbers.start + a + len(here))
-            act = torch.from_numpy(jobs.act[chosen])[:, None]
-            move = moves_FS[torch.from_numpy(jobs.feature[chosen])]
-            logits = self.way.finish(base[here] - act * move, beside[here])
-            loss[chosen] = (_loss(logits, following[here]) - clean_loss[here]).numpy()
-            asked = np.flatnonzero(jobs.changes[chosen])
-            if len(asked):
-                for target, values in zip(ends, _ends(logits, asked, clean, of_row[a + asked]), strict=True):
-                    target[chosen[asked]] = values
-
-
-@dataclass(frozen=True)
-class _Jobs:
-    """Ablations of one feature on one token, by place: feature, place, activation, and whether logits are listed."""
-
-    feature: np.ndarray
-    place: np.ndarray
-    act: np.ndarray
-    changes: np.ndarray
+        return onwards.run(x, beside, following, replace(todo, row=row))
 
 
 class ByContext:
@@ -186,7 +165,7 @@ class ByContext:
                     first, n = int(examples.first[e] % T), int(examples.width[e])
                     out.loss[e, :n] = effect[i, first : first + n].numpy()
                     p = int(examples.place[e] % T)
-                    ends = _ends(ablated[i], np.array([p]), clean[i], np.array([p]))
+                    ends = ends_of(ablated[i], np.array([p]), clean[i], np.array([p]))
                     for target, values in zip((out.up, out.up_values, out.down, out.down_values), ends, strict=True):
                         target[e] = values[0]
         return out
@@ -207,24 +186,9 @@ class ByContext:
         return out
 
 
-def _loss(logits_nV: Tensor, token_n: Tensor) -> Tensor:
-    """-log p of each token, nats [n]."""
-    return torch.nn.functional.cross_entropy(logits_nV.float(), token_n, reduction="none")
-
-
 def _token_losses(logits_BTV: Tensor, tokens_BT: Tensor) -> Tensor:
     """Loss on each token, [B, T]; 0 on the first, which nothing predicts."""
     B, T, V = logits_BTV.shape
-    loss = _loss(logits_BTV[:, :-1].reshape(-1, V), tokens_BT[:, 1:].reshape(-1)).view(B, T - 1)
-    return torch.nn.functional.pad(loss, (1, 0))
+    found = loss(logits_BTV[:, :-1].reshape(-1, V), tokens_BT[:, 1:].reshape(-1)).view(B, T - 1)
+    return torch.nn.functional.pad(found, (1, 0))
 
-
-def _ends(after_nV: Tensor, after: np.ndarray, before_mV: Tensor, before: np.ndarray) -> tuple[np.ndarray, ...]:
-    """Of rows `after` of one against rows `before` of the other: (up, their changes, down, their changes), each
-    [rows, CHANGES]."""
-    up, down = (np.zeros((len(after), CHANGES), np.int32) for _ in range(2))
-    up_values, down_values = (np.zeros((len(after), CHANGES), np.float32) for _ in range(2))
-    logits_n, logits_m = (t.float().contiguous().numpy() for t in (after_nV, before_mV))
-    rows = (logits_n, after, logits_m, before)
-    shared_out(loops.changes, len(after), *rows, CHANGES, up, up_values, down, down_values)
-    return up, up_values, down, down_values

@@ -48,10 +48,9 @@ def centred(effects_FV: Tensor) -> Tensor:
 
 def _described(v_FV: np.ndarray) -> tuple[np.ndarray, ...]:
     F, k = len(v_FV), min(ENDS, v_FV.shape[1])
-    high, low = np.zeros((F, k), np.int64), np.zeros((F, k), np.int64)
-    shared_out(loops.extremes, F, v_FV, k, high, low)
+    ends = tuple(np.zeros((F, k), kind) for kind in (np.int32, np.float32) * 2)
+    shared_out(loops.extremes, F, v_FV, k, *ends)
     lo, hi = v_FV.min(axis=1), v_FV.max(axis=1)
     counts = np.zeros((F, schema.BUCKETS), np.int32)
     shared_out(loops.histogram, F, v_FV, lo, hi, counts)
-    ends = [(at.astype(np.int32), np.take_along_axis(v_FV, at, axis=1)) for at in (high, low)]
-    return (*ends[0], *ends[1], counts, lo, hi)
+    return (*ends, counts, lo, hi)

@@ -10,7 +10,16 @@ from monosem.sae.kernels.numba_loops import ranged
 
 _ODD = np.uint64(0x9E3779B97F4A7C15)
 _A, _B = np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB)
+_PLUS, _MINUS = np.float32(1), np.float32(-1)
+CLASSES = 128
+"""See `one_end`."""
 _30, _27, _31 = np.uint64(30), np.uint64(27), np.uint64(31)
+
+
+@ranged
+def before(x, y, i, j):
+    """Whether x at place i comes before y at place j: larger, or as large and earlier."""
+    return x > y or (x == y and i < j)
 
 
 @ranged
@@ -197,9 +206,9 @@ def windows(start, place, value, picks, feature_of, length, beside, first_token,
 
 
 @ranged
-def before(listed_r, listed, r, g):
+def listed_before(listed_r, listed, r, g):
     """Whether feature g with correlation r goes before one that is listed (-1: none is)."""
-    return listed < 0 or r > listed_r or (r == listed_r and g < listed)
+    return listed < 0 or before(r, listed_r, g, listed)
 
 
 @ranged
@@ -237,7 +246,7 @@ def correlate(start, place, value, rows_start, rows_feature, rows_value, n, stat
             if r <= 0:
                 continue
             j = best.shape[1]
-            while j > 0 and before(best_r[f, j - 1], best[f, j - 1], r, g):
+            while j > 0 and listed_before(best_r[f, j - 1], best[f, j - 1], r, g):
                 if j < best.shape[1]:
                     best[f, j], best_r[f, j] = best[f, j - 1], best_r[f, j - 1]
                 j -= 1
@@ -246,47 +255,83 @@ def correlate(start, place, value, rows_start, rows_feature, rows_value, n, stat
 
 
 @ranged
-def extremes(rows, k, high, low, lo, hi):
-    """Of rows [m, V] the places of the k largest (high [m, k], largest first) and smallest (low, smallest first)."""
-    for i in range(lo, hi):
-        for v in range(rows.shape[1]):
-            x = rows[i, v]
-            if v < k or x > rows[i, high[i, k - 1]]:
-                j = min(v, k - 1)
-                while j > 0 and x > rows[i, high[i, j - 1]]:
-                    high[i, j] = high[i, j - 1]
-                    j -= 1
-                high[i, j] = v
-            if v < k or x < rows[i, low[i, k - 1]]:
-                j = min(v, k - 1)
-                while j > 0 and x < rows[i, low[i, j - 1]]:
-                    low[i, j] = low[i, j - 1]
-                    j -= 1
-                low[i, j] = v
+def class_tops(x, sign, tops):
+    """The largest sign * x[v] of the v that leave the same remainder by len(tops). -inf where there is none."""
+    classes, n = len(tops), len(x)
+    tops[:] = -np.inf
+    for c in range(0, n - classes + 1, classes):
+        some = x[c : c + classes]
+        for i in range(classes):
+            tops[i] = max(sign * some[i], tops[i])
+    for v in range(n - n % classes, n):
+        tops[v % classes] = max(sign * x[v], tops[v % classes])
 
 
 @ranged
-def changes(after, after_row, before, before_row, k, up, up_values, down, down_values, lo, hi):
-    """The k places [m, k] where after[after_row[i]] is most above before[before_row[i]], most first, and most below.
+def nth_largest(x, room):
+    """The len(room)-th largest, from 1, of as many numbers or more."""
+    n = 0
+    for i in range(len(x)):
+        if n == len(room) and x[i] <= room[n - 1]:
+            continue
+        n = min(n + 1, len(room))
+        j = n - 1
+        while j > 0 and x[i] > room[j - 1]:
+            room[j] = room[j - 1]
+            j -= 1
+        room[j] = x[i]
+    return room[len(room) - 1]
 
-    As `extremes` of the difference, which is not held.
+
+@ranged
+def one_end(x, sign, k, tops, at, values):
+    """The k largest of sign * x, largest first and of equal ones the earlier: where (`at`), and x there (`values`).
+
+    At least k numbers reach the k-th largest of the maxima of classes, and few do: only their classes are looked at.
     """
+    classes, n = len(tops), len(x)
+    class_tops(x, sign, tops)
+    bound = nth_largest(tops, values)
+    found = 0
+    for c in range(classes):
+        if tops[c] < bound:
+            continue
+        for v in range(c, n, classes):
+            y = sign * x[v]
+            if y < bound or (found == k and not before(y, sign * values[k - 1], v, at[k - 1])):
+                continue
+            j = min(found, k - 1)
+            while j > 0 and before(y, sign * values[j - 1], v, at[j - 1]):
+                at[j], values[j] = at[j - 1], values[j - 1]
+                j -= 1
+            at[j], values[j] = v, x[v]
+            found = min(found + 1, k)
+
+
+@ranged
+def ends(x, k, tops, up, up_values, down, down_values):
+    """The k places of the largest of x, largest first, and of the smallest; `tops` is room, of CLASSES numbers."""
+    one_end(x, _PLUS, k, tops, up, up_values)
+    one_end(x, _MINUS, k, tops, down, down_values)
+
+
+@ranged
+def extremes(rows, k, high, high_values, low, low_values, lo, hi):
+    """`ends` of rows lo to hi of [m, V]: outs [m, k] each."""
+    tops = np.empty(CLASSES, rows.dtype)
     for i in range(lo, hi):
-        a, b = after[after_row[i]], before[before_row[i]]
-        for v in range(len(a)):
-            x = a[v] - b[v]
-            if v < k or x > up_values[i, k - 1]:
-                j = min(v, k - 1)
-                while j > 0 and x > up_values[i, j - 1]:
-                    up[i, j], up_values[i, j] = up[i, j - 1], up_values[i, j - 1]
-                    j -= 1
-                up[i, j], up_values[i, j] = v, x
-            if v < k or x < down_values[i, k - 1]:
-                j = min(v, k - 1)
-                while j > 0 and x < down_values[i, j - 1]:
-                    down[i, j], down_values[i, j] = down[i, j - 1], down_values[i, j - 1]
-                    j -= 1
-                down[i, j], down_values[i, j] = v, x
+        ends(rows[i], k, tops, high[i], high_values[i], low[i], low_values[i])
+
+
+@ranged
+def changes(after, after_row, before_, before_row, k, up, up_values, down, down_values, lo, hi):
+    """`ends` of after[after_row[i]] - before_[before_row[i]], which is held for one i at a time. Outs [m, k] each."""
+    x, tops = np.empty(after.shape[1], after.dtype), np.empty(CLASSES, after.dtype)
+    for i in range(lo, hi):
+        a, b = after[after_row[i]], before_[before_row[i]]
+        for v in range(len(x)):
+            x[v] = a[v] - b[v]
+        ends(x, k, tops, up[i], up_values[i], down[i], down_values[i])
 
 
 @ranged

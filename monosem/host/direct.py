@@ -10,7 +10,7 @@ Shape letters: n rows, W width of the hook point, D d_model, V vocabulary, B con
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -112,6 +112,31 @@ def _rms_gain(norm: nn.Module, like: Tensor) -> Tensor:
 
 
 @dataclass(frozen=True)
+class LastNorm:
+    """Where rows x [n, D] only go through the final norm and the unembedding U:
+
+    logits = s c(x) G U + b U        c: less the row's mean; s: one over the norm's scale; G, b: its gain and bias
+    """
+
+    gain_D: Tensor
+    bias_D: Tensor
+    eps: float
+    unembed_VD: Tensor
+
+    def unscaled(self, x_nD: Tensor) -> Tensor:
+        """c(x) G U, [n, V]: linear in x."""
+        return ((x_nD - x_nD.mean(dim=1, keepdim=True)) * self.gain_D) @ self.unembed_VD.T
+
+    def constant(self) -> Tensor:
+        """b U, [V]."""
+        return self.unembed_VD @ self.bias_D
+
+    def scale(self, x_nD: Tensor) -> Tensor:
+        """s of each row, [n]."""
+        return (x_nD.var(dim=1, correction=0) + self.eps).rsqrt()
+
+
+@dataclass(frozen=True)
 class Continuation:
     """The rest of the forward pass where it works on each token alone.
 
@@ -119,12 +144,14 @@ class Continuation:
     base      (rows [n, W] at the hook point, rows [n, D] of `beside`) -> rows [n, S] of what they are added to
     moves     vectors [F, W] at the hook point -> what they add to those rows, [F, S]
     finish    (rows [n, S], rows [n, D] of `beside`) -> logits [n, V]
+    last      what `finish` is, where it is a norm and the unembedding and nothing else
     """
 
     beside: str
     base: Callable[[Tensor, Tensor], Tensor]
     moves: Callable[[Tensor], Tensor]
     finish: Callable[[Tensor, Tensor], Tensor]
+    last: LastNorm | None = None
 
 
 def continuation(model: HostModel, hook_point: str) -> Continuation | None:
@@ -163,4 +190,7 @@ def continuation(model: HostModel, hook_point: str) -> Continuation | None:
         "mlp.out": ("resid_mid", added, itself, after_post),
         "resid_post": ("resid_mid", itself, itself, after_post),
     }
-    return Continuation(*ways[hook_point])
+    norm = model.norm_final
+    last = LastNorm(norm.weight.detach(), norm.bias.detach(), norm.eps, model.unembed.weight.detach())
+    way = Continuation(*ways[hook_point])
+    return replace(way, last=last) if way.finish is after_post else way

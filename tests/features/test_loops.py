@@ -124,13 +124,24 @@ def test_windows_stop_at_contexts_and_mark_repeats():
     assert e.repeated.any() and not e.repeated.all()
 
 
-def test_extremes_and_histogram():
+@pytest.mark.parametrize("width", [1, 4, 50, 127, 128, 129, 1000])
+@pytest.mark.parametrize("spread", [2, 1e6])  # the first with many ties
+def test_ends_of_rows(width, spread):
+    rows = np.round(np.random.default_rng(2).normal(size=(9, width)) * spread).astype(np.float32)
+    rows[4] = 1.0
+    k = min(5, width)
+    places = [np.zeros((9, k), np.int32) for _ in range(2)]
+    values = [np.zeros((9, k), np.float32) for _ in range(2)]
+    loops.extremes(rows, k, places[0], values[0], places[1], values[1], 0, 9)
+    for sign, found, value in zip((-1, 1), places, values, strict=True):
+        wanted = np.argsort(sign * rows, axis=1, kind="stable")[:, :k]
+        assert np.array_equal(found, wanted)
+        assert np.array_equal(value, np.take_along_axis(rows, wanted, axis=1))
+
+
+def test_histogram():
     rows = np.random.default_rng(2).normal(size=(9, 50)).astype(np.float32)
     rows[4] = 1.0
-    high, low = np.zeros((9, 5), np.int64), np.zeros((9, 5), np.int64)
-    loops.extremes(rows, 5, high, low, 0, 9)
-    assert np.array_equal(high, np.argsort(-rows, axis=1, kind="stable")[:, :5])
-    assert np.array_equal(low, np.argsort(rows, axis=1, kind="stable")[:, :5])
     counts = np.zeros((9, 40), np.int32)
     loops.histogram(rows, rows.min(axis=1), rows.max(axis=1), counts, 0, 9)
     for row, found in zip(rows, counts, strict=True):
