@@ -18,11 +18,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from monosem.features import loops
 from monosem.features.entries import Entries
 from monosem.features.examples import Examples
 from monosem.features.onward import CHANGES, Ablations, Ends, Linear, Through, ends_of, features_at_once, loss, onward
 from monosem.host.direct import Continuation
 from monosem.host.model import HostModel
+from monosem.sae.kernels.cpu import shared_out
 
 Tokens = Callable[[np.ndarray], Tensor]
 """Token ids int64 [n, T] of contexts of the pass, by their numbers in it."""
@@ -81,15 +83,15 @@ class ByToken:
         self.host, self.way = host, way
 
     @torch.no_grad()
-    def effects(self, examples: Examples, entries: Entries, decoder_FW: Tensor) -> Effects:
+    def effects(self, examples: Examples, entries: Entries | None, decoder_FW: Tensor) -> Effects:
         """Of examples whose features are rows of `decoder_FW`; `entries` are not needed here."""
         m, w = examples.acts.shape
         out = Effects.empty(m, w)
         example, column, place, act = active_pairs(examples, self.host.context_length)
-        feature = examples.feature[example].astype(np.int64)
-        key = place * len(decoder_FW) + feature
-        _, job, of = np.unique(key, return_index=True, return_inverse=True)
-        own = place == examples.place[example]
+        feature, own = examples.feature[example].astype(np.int64), place == examples.place[example]
+        of = _jobs_of(feature, place, len(decoder_FW), self.host.context_length)
+        job = np.empty(of.max(initial=-1) + 1, np.int64)
+        job[of] = np.arange(len(of))
         asked = np.zeros(len(job), bool)
         asked[of[own]] = True
         rise, ends = self._all(place[job], Ablations(place[job], feature[job], act[job], asked), decoder_FW)
@@ -101,7 +103,7 @@ class ByToken:
         return out
 
     def _all(self, place: np.ndarray, jobs: Ablations, decoder_FW: Tensor) -> tuple[np.ndarray, Ends]:
-        """Of ablations at places of the pass, ascending: some features at a time, some contexts at a time."""
+        """Of ablations at places of the pass, contexts ascending: some features, and some contexts, at a time."""
         rise, ends = np.zeros(len(place), np.float32), jobs.no_ends()
         end_of = np.cumsum(jobs.asked) - 1
         step = features_at_once(self.way) or len(decoder_FW)
@@ -135,6 +137,22 @@ class ByToken:
         x, beside = (found[name].flatten(0, 1)[at_used] for name in (self.host.hook_point, self.way.beside))
         following = torch.nn.functional.pad(tokens_BT[:, 1:], (0, 1)).flatten()[at_used]
         return onwards.run(x, beside, following, replace(todo, row=row))
+
+
+def _jobs_of(feature: np.ndarray, place: np.ndarray, features: int, T: int) -> np.ndarray:
+    """The ablation that each pair of feature and place asks for: numbers of the different ones, by their contexts.
+
+    feature   ascending. int64 [n]
+    """
+    start, number = np.searchsorted(feature, np.arange(features + 1)), np.empty(len(place), np.int64)
+    count = np.zeros(features, np.int64)
+    shared_out(loops.distinct, features, start, place, number, count)
+    number += (np.cumsum(count) - count)[feature]
+    context = np.empty(count.sum(), np.int64)
+    context[number] = place // T
+    order = np.empty(len(context), np.int64)
+    loops.counting_order(context, int(context.max(initial=-1)) + 1, order)
+    return order[number]
 
 
 class ByContext:

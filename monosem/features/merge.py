@@ -208,7 +208,7 @@ def _neuron_columns(d_FD: Tensor, norm: np.ndarray, around: Surroundings) -> dic
         at = _largest(r, NEURONS)
         dead = around.correlated.stats[0] == 0
         count = np.where(dead, 0, at.shape[1])
-        found["correlated_neuron_indices"] = Ragged.cut(at.astype(np.int32), count, dead)
+        found["correlated_neuron_indices"] = Ragged.cut(at, count, dead)
         chosen = np.take_along_axis(r, at, axis=1).astype(np.float32)
         found["correlated_neuron_r"] = Ragged.cut(chosen, count, dead)
         if around.neurons:
@@ -226,5 +226,8 @@ def pearson(c: Correlated) -> np.ndarray:
 
 
 def _largest(values: np.ndarray, k: int) -> np.ndarray:
-    """Places of the k largest of each row, largest first, of equal ones the first. int64 [n, k]."""
-    return np.argsort(-values, axis=1, kind="stable")[:, :k]
+    """Places of the k largest of each row, largest first, of equal ones the first. int32 [n, k]."""
+    k = min(k, values.shape[1])
+    ends = tuple(np.zeros((len(values), k), kind) for kind in (np.int32, values.dtype) * 2)
+    shared_out(loops.extremes, len(values), np.ascontiguousarray(values), k, *ends)
+    return ends[0]

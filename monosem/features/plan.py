@@ -15,10 +15,14 @@ from dataclasses import dataclass
 
 from monosem.config.job import FeaturesConfig, HostConfig
 from monosem.features import schema
-from monosem.features.entries import chunk_rows
 from monosem.features.examples import Choice
+from monosem.features.onward import MOVES_AT_ONCE
 
 MIB = 2**20
+TILES = 128 * MIB
+"""Of the encoder's product and the host's layers at a time, with what is found in them."""
+TOGETHER = 4
+"""Units that are merged together, if none is smaller than `slice_features`."""
 DICTIONARY, NEURONS, OTHER = "dictionary", "neurons", "other"
 
 
@@ -117,13 +121,16 @@ class Plan:
         return [Unit(subject, n, lo, min(F, lo + step)) for n, lo in enumerate(range(0, F, step))]
 
     def groups(self) -> list[list[Unit]]:
-        """Units that are merged together: of one place to write to, with at most `slice_features` features in all."""
+        """Units that are merged together: of one place to write to, with at most TOGETHER * `slice_features` features.
+
+        For each group the host runs once more over all contexts that an example is in.
+        """
         groups: list[list[Unit]] = []
         size = 0
         for unit in (u for i in self.todo for u in self.units(i)):
             last = groups[-1][-1] if groups else None
             n = unit.hi - unit.lo
-            if last and self._place(last) == self._place(unit) and size + n <= self.config.slice_features:
+            if last and self._place(last) == self._place(unit) and size + n <= TOGETHER * self.config.slice_features:
                 groups[-1].append(unit)
                 size += n
             else:
@@ -187,10 +194,11 @@ class Plan:
     def memory(self, host_bytes: int = 0) -> dict[str, int]:
         """Most bytes of each kind of task, beside libraries. L0 as measured after training, and a quarter more.
 
-        collect   rows: slice_tokens * widths * 8;  one subject's entries, thrice: 36 slice_tokens L0;  its sums with
-                  coordinates, twice: 16 F D;  the encoder's tile and room for entries: 5 rows F
-        merge     entries of the group: 28 N L0 F_group / F;  sums with coordinates and decoders: 28 F_group D;
-                  examples: F_group * places * (24 w + 100);  logits of a batch, and of ablated rows
+        collect   rows: slice_tokens * widths * 8;  one subject's entries, thrice, and twice as many candidates:
+                  52 slice_tokens L0;  its sums with coordinates, twice: 16 F D;  tiles and room for entries
+        merge     entries of a unit: 28 N L0 F_unit / F;  sums with coordinates and decoders: 28 F_unit D;
+                  examples of the group: F_group * places * (24 w + 100);  logits of a batch, of ablated rows, and of
+                  what features add to them
         relate    entries of a run and another by feature and place: 44 N' (L0 + L0')
         all       dictionaries: 8 F D each;  the host, and one forward pass of it
         """
@@ -200,9 +208,7 @@ class Plan:
         biggest = max(s.d_sae * s.d_in for s in self.subjects)
         dictionaries = sum(8 * s.d_sae * s.d_in for s in self.subjects)
         forward = 16 * self.context_length * 24 * max(widths.values())
-        most = max(s.d_sae for s in self.subjects)
-        tile = max(256 * MIB, chunk_rows(most) * most * 5)
-        collect = slice_tokens * (8 * sum(widths.values()) + 36 * max(l0)) + 16 * biggest + tile
+        collect = slice_tokens * (8 * sum(widths.values()) + 52 * max(l0)) + 16 * biggest + TILES
         runs = sorted(x for x, s in zip(l0, self.subjects, strict=True) if s.kind != NEURONS)
         same = dictionaries + forward + host_bytes
         return {
@@ -213,10 +219,14 @@ class Plan:
 
     def _merge_bytes(self, group: list[Unit], l0: list[float]) -> float:
         c, features = self.config, sum(unit.hi - unit.lo for unit in group)
-        active = sum(l0[u.subject] * (u.hi - u.lo) / self.subjects[u.subject].d_sae for u in group)
+        entries = max(
+            28 * self.tokens * l0[u.subject] * (u.hi - u.lo) / self.subjects[u.subject].d_sae
+            + 28 * (u.hi - u.lo) * self.subjects[u.subject].d_in
+            for u in group
+        )
         examples = features * self.choice.places * (24 * (2 * c.beside + 1) + 100)
-        logits = 4 * (4 * (1 << 24) + 3 * (1 << 25))
-        return 28 * self.tokens * active + 28 * features * self.subjects[group[0].subject].d_in + examples + logits
+        logits = 4 * (4 * (1 << 24) + 3 * (1 << 25) + min(features * self.vocab_size, MOVES_AT_ONCE))
+        return entries + examples + logits
 
 
 def tasks(plan: Plan) -> Iterator[tuple[str, int]]:

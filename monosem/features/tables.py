@@ -59,8 +59,10 @@ def make_table(table: str, columns: Mapping[str, Values], rows: int) -> pa.Table
 
 
 def to_parquet(name: str, table: pa.Table) -> bytes:
-    out = io.BytesIO()
-    pq.write_table(table, out, compression="zstd", row_group_size=ROW_GROUP[name], write_statistics=False)
+    """Without dictionaries of values but for text: token ids and floats come out smaller and in half the time."""
+    out, text = io.BytesIO(), [field.name for field in table.schema if field.type == pa.string()]
+    sizes = {"row_group_size": ROW_GROUP[name], "use_dictionary": text or False}
+    pq.write_table(table, out, compression="zstd", write_statistics=False, **sizes)
     return out.getvalue()
 
 

@@ -6,12 +6,13 @@ from itertools import pairwise
 import numpy as np
 import torch
 
-from monosem.features.ablate import Effects
-from monosem.features.entries import Entries, active_entries, cross_products, stacked
+from monosem.features.ablate import ByContext, ByToken, Effects
+from monosem.features.entries import Entries, cross_products
 from monosem.features.examples import Examples
 from monosem.features.logits import logit_effects
 from monosem.features.merge import (
     Correlated,
+    Picked,
     Rows,
     Surroundings,
     example_columns,
@@ -24,6 +25,7 @@ from monosem.features.plan import OTHER, Unit, is_neurons
 from monosem.features.relate import related, stats_of
 from monosem.features.state import State
 from monosem.features.tables import make_table, to_parquet
+from monosem.features.tiles import active_entries
 from monosem.store.tensors import pack_tensors, unpack_tensors
 from monosem.threads import torch_threads
 
@@ -103,23 +105,26 @@ def _collect_subject(state: State, s: int, number: int, rows: torch.Tensor, kept
 
 
 def merge(state: State, g: int) -> None:
-    """The tables of a group of units."""
+    """The tables of a group of units. Of entries only a unit's are held at a time."""
     plan, store = state.plan, state.store
     units = plan.groups()[g]
     if all(store.exists(plan.table_file(table, unit)) for unit in units for table in ("features", "examples")):
         return
-    picked = [pick(state.entries(unit, plan.slices), unit.lo, plan.choice, plan.context_length) for unit in units]
-    effects = _ablated(state, units, [p.examples for p in picked], [p.entries for p in picked])
-    for unit, found, effect in zip(units, picked, effects, strict=True):
+    ablate, examples, effects = Ablate(state, units), [], []
+    for unit in units:
+        found = pick(state.entries(unit, plan.slices), unit.lo, plan.choice, plan.context_length)
         tokens = window_tokens(found.examples, state.index.tokens_NT, state.contexts)
         features = _features_table(state, unit, found, tokens)
-        columns = example_columns(
-            found.examples, unit.lo, tokens, state.contexts, plan.context_length, state.domains[1], effect,
-            plan.config.ablations == "top",
-        )  # fmt: skip
-        examples = make_table("examples", columns, len(tokens))
         store.put(plan.table_file("features", unit), to_parquet("features", features))
-        store.put(plan.table_file("examples", unit), to_parquet("examples", examples))
+        examples.append(found.examples)
+        effects.append(ablate.one(unit, found))
+    for unit, chosen, effect in zip(units, examples, ablate.together(examples) or effects, strict=True):
+        tokens = window_tokens(chosen, state.index.tokens_NT, state.contexts)
+        columns = example_columns(
+            chosen, unit.lo, tokens, state.contexts, plan.context_length, state.domains[1], effect, ablate.only_top
+        )
+        rows = make_table("examples", columns, len(tokens))
+        store.put(plan.table_file("examples", unit), to_parquet("examples", rows))
 
 
 def _features_table(state: State, unit: Unit, found, tokens: np.ndarray):
@@ -151,36 +156,50 @@ def total_rows(state: State, host: int, point: str, slices: int) -> Rows:
     return Rows(n, total, square)
 
 
-def _ablated(
-    state: State, units: list[Unit], examples: list[Examples], entries: list[Entries]
-) -> list[Effects | None]:
-    """Ablation effects of the examples of each unit. The units are ablated together, each context once."""
-    way = state.ablation(units[0])
-    if way is None:
-        return [None] * len(units)
-    if state.plan.config.ablations == "top":
-        return [_spread(way.effects(part, whole, d), kept, len(e.group))
-                for e, whole, d in zip(examples, entries, _decoders(state, units), strict=True)
-                for part, kept in [_only_top(e)]]  # fmt: skip
-    offsets = np.cumsum([0] + [unit.hi - unit.lo for unit in units])
-    moved = [replace(e, feature=e.feature + np.int32(o)) for e, o in zip(examples, offsets, strict=False)]
-    together = Examples(*(np.concatenate([getattr(e, name) for e in moved]) for name in Examples.__annotations__))
-    found = way.effects(together, stacked(entries), torch.cat(_decoders(state, units)))
-    ends = np.cumsum([0] + [len(e.group) for e in examples])
-    return [Effects(*(getattr(found, name)[a:b] for name in Effects.__annotations__)) for a, b in pairwise(ends)]
+class Ablate:
+    """Ablation effects of the examples of some units: unit by unit where that takes their entries, else together, so
+    that each context is run once for all."""
+
+    def __init__(self, state: State, units: list[Unit]):
+        self.way, self.only_top = state.ablation(units[0]), state.plan.config.ablations == "top"
+        self.state, self.units = state, units
+
+    def one(self, unit: Unit, found: Picked) -> Effects | None:
+        if not isinstance(self.way, ByContext):
+            return None
+        part, kept = _asked(found.examples, self.only_top)
+        (d,) = _decoders(self.state, [unit])
+        return _spread(self.way.effects(part, found.entries, d), kept, len(found.examples.group))
+
+    def together(self, examples: list[Examples]) -> list[Effects] | None:
+        if not isinstance(self.way, ByToken):
+            return None
+        parts = [_asked(e, self.only_top) for e in examples]
+        offsets = np.cumsum([0] + [unit.hi - unit.lo for unit in self.units])
+        moved = [replace(e, feature=e.feature + np.int32(o)) for (e, _), o in zip(parts, offsets, strict=False)]
+        joined = Examples(*(np.concatenate([getattr(e, name) for e in moved]) for name in Examples.__annotations__))
+        found = self.way.effects(joined, None, torch.cat(_decoders(self.state, self.units)))
+        ends = np.cumsum([0] + [len(e.group) for e in moved])
+        each = [Effects(*(getattr(found, name)[a:b] for name in Effects.__annotations__)) for a, b in pairwise(ends)]
+        return [_spread(e, kept, len(whole.group)) for e, (_, kept), whole in zip(each, parts, examples, strict=True)]
 
 
 def _decoders(state: State, units: list[Unit]) -> list[torch.Tensor]:
     return [state.sae(unit.subject).W_dec[unit.lo : unit.hi] for unit in units]
 
 
-def _only_top(e: Examples) -> tuple[Examples, np.ndarray]:
+def _asked(e: Examples, only_top: bool) -> tuple[Examples, np.ndarray | None]:
+    """The examples to ablate, and which of all they are; None: all."""
+    if not only_top:
+        return e, None
     kept = np.flatnonzero(e.group == 0)
     return Examples(*(getattr(e, name)[kept] for name in Examples.__annotations__)), kept
 
 
-def _spread(found: Effects, kept: np.ndarray, m: int) -> Effects:
+def _spread(found: Effects, kept: np.ndarray | None, m: int) -> Effects:
     """Effects of the kept examples in arrays for all m."""
+    if kept is None:
+        return found
     out = Effects.empty(m, found.loss.shape[1])
     for name in Effects.__annotations__:
         getattr(out, name)[kept] = getattr(found, name)

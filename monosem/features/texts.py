@@ -3,9 +3,10 @@
 import numpy as np
 import torch
 
-from monosem.features.entries import active_entries, by_place
+from monosem.features.entries import by_place
 from monosem.features.state import State
 from monosem.features.tables import Ragged, make_table, to_parquet
+from monosem.features.tiles import active_entries
 
 
 def chosen_texts(state: State) -> np.ndarray:

@@ -9,10 +9,11 @@ import pytest
 import torch
 
 from monosem.features.ablate import ByContext, Host
-from monosem.features.entries import active_entries, cross_products
+from monosem.features.entries import cross_products
 from monosem.features.examples import Choice
 from monosem.features.merge import Correlated, Rows, pearson, pick, sum_entries
 from monosem.features.relate import related, stats_of
+from monosem.features.tiles import active_entries
 from monosem.sae.config import SaeConfig
 from monosem.sae.model import Sae
 from monosem.truth.generator import Truth, TruthConfig

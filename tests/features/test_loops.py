@@ -7,9 +7,10 @@ import pytest
 import torch
 
 from monosem.features import loops
-from monosem.features.entries import Entries, active_entries, by_place, cross_products, joined, stacked
+from monosem.features.entries import Entries, by_place, cross_products, joined, stacked
 from monosem.features.examples import Choice, choose, cut_windows
 from monosem.features.logits import centred
+from monosem.features.tiles import active_entries
 from monosem.sae.config import SaeConfig
 from monosem.sae.init import init_sae
 from monosem.threads import torch_threads
@@ -35,7 +36,7 @@ def entries_of(f: np.ndarray) -> Entries:
 @pytest.mark.parametrize("variant, more", [("relu", {}), ("topk", {"k": 5}), ("jumprelu", {}), ("gated", {})])
 @pytest.mark.parametrize("share", [1e-6, 1 / 16])  # the first leaves no room, so that rows come in smaller parts
 def test_entries_are_what_encode_gives(monkeypatch, variant, more, share):
-    monkeypatch.setattr("monosem.features.entries.SHARE", share)
+    monkeypatch.setattr("monosem.features.tiles.SHARE", share)
     torch.manual_seed(0)
     sae = init_sae(SaeConfig(d_in=16, d_sae=64, variant=variant, **more), torch.rand(16))
     for name, t in sae.extra.items():

@@ -8,9 +8,9 @@ import torch
 
 from monosem.features import loops, onward, softmax
 from monosem.features.ablate import ByToken, Host
-from monosem.features.entries import active_entries
 from monosem.features.examples import Choice
 from monosem.features.merge import pick
+from monosem.features.tiles import active_entries
 from monosem.host.direct import continuation
 from monosem.host.transformer import OneLayerTransformer, TransformerConfig
 from monosem.sae.config import SaeConfig

@@ -172,7 +172,7 @@ def test_contexts_run_again_give_the_same_effects(swept):
 
 
 def state_entries(state: State, unit):
-    from monosem.features.entries import active_entries
+    from monosem.features.tiles import active_entries
 
     rows = torch.from_numpy(dense(state, unit.subject).x)
     return active_entries(state.sae(unit.subject), rows).slice(unit.lo, unit.hi)

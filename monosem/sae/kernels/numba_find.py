@@ -125,15 +125,15 @@ def largest(product, bias, like, k, classes, features, pres, counts, lo, hi):
         if missed:
             bound[:] = zero
             if k < classes:
-                _tops(row, bias, tops)
+                class_tops(row, bias, tops)
                 ranked[:classes] = tops
-                bound[:] = _nth_largest(ranked, classes, k)
+                bound[:] = nth_largest(ranked, classes, k)
             below(product, bias, bound, least)
             n = _reaching(row, bias, bound, least, flags, eights, kept, kept_at)
         kth = zero
         if n >= k:
-            kth = _kth_largest(kept, n, k, ranked)
-        counts[b] = _keep(kept, kept_at, n, k, kth, features[b], pres[b])
+            kth = kth_largest(kept, n, k, ranked)
+        counts[b] = keep(kept, kept_at, n, k, kth, features[b], pres[b])
         if n >= k and (missed or n > max(4 * k, FEW)):
             bound[:] = kth * bias.dtype.type(0.95)
             below(product, bias, bound, least)
@@ -156,7 +156,7 @@ def _reaching(row, bias, bound, least, flags, eights, kept, kept_at):
 
 
 @ranged
-def _tops(row, bias, tops):
+def class_tops(row, bias, tops):
     """Maxima, at least zero, of the columns that leave the same remainder; the last few columns may be left out."""
     classes = len(tops)
     tops[:] = 0
@@ -167,7 +167,7 @@ def _tops(row, bias, tops):
 
 
 @ranged
-def _nth_largest(values, n, k):
+def nth_largest(values, n, k):
     """The k-th largest (from 1) of the first n values, which are reordered (Hoare's selection)."""
     first, last, want = 0, n - 1, k - 1
     while first < last:
@@ -192,7 +192,7 @@ def _nth_largest(values, n, k):
 
 
 @ranged
-def _kth_largest(kept, n, k, ranked):
+def kth_largest(kept, n, k, ranked):
     """The k-th largest (from 1) of the n values above zero at the front of `kept`; `ranked` is room to work in.
 
     Of few, that with fewer than k above it, found by counting: no branch depends on a value, which takes a third of
@@ -200,7 +200,7 @@ def _kth_largest(kept, n, k, ranked):
     """
     if n > FEW:
         ranked[:n] = kept[:n]
-        return _nth_largest(ranked, n, k)
+        return nth_largest(ranked, n, k)
     kept[n:FEW] = 0
     one, zero = kept.dtype.type(1), kept.dtype.type(0)
     least = kept.dtype.type(np.inf)
@@ -213,7 +213,7 @@ def _kth_largest(kept, n, k, ranked):
 
 
 @ranged
-def _keep(kept, kept_at, n, k, least, features, pres):
+def keep(kept, kept_at, n, k, least, features, pres):
     """The k largest of n candidates, in their order; `least` is the k-th, or zero if there are not as many."""
     ties = k
     for i in range(n):
