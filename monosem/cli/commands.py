@@ -71,7 +71,7 @@ def plan(args: argparse.Namespace) -> int:
         cluster = survey(args.address)
     else:
         cluster = choose_cluster(args.cluster)
-    planned = outline_job(job, args.inline)
+    planned = outline_job(job, args.inline, cluster)
     found = make_plan(planned, cluster, choose_rates(planned, cluster, wishes, args.calibrate), wishes)
     if args.json:
         _document(found)

@@ -165,8 +165,9 @@ class TrainConfig:
 @dataclass(frozen=True, kw_only=True)
 class LearnerConfig:
     replicas: int = number(
-        1, "ranks that share out a batch's slots; with exchange tree results do not depend on it", ge=1, le=4096
-    )
+        1, "ranks that share out a batch's slots, 0: as many as there is room for; results do not depend on it unless "
+        "exchange is ring", ge=0, le=4096,
+    )  # fmt: skip
     feature_shards: int = number(1, "ranks that share out a dictionary's features", ge=1, le=4096)
     slots: int = number(1, "fixed parts that a batch's gradient is summed from; at least replicas", ge=1, le=4096)
     exchange: str = choice(

@@ -43,7 +43,8 @@ class GroupShape:
 
     @classmethod
     def of(cls, learner: LearnerConfig) -> "GroupShape":
-        return cls(learner.replicas, learner.feature_shards, learner.slots, learner.exchange)
+        """`replicas: 0` counts as one, the least, until a cluster has been looked at (`stages.spec.settled`)."""
+        return cls(max(1, learner.replicas), learner.feature_shards, learner.slots, learner.exchange)
 
     @property
     def ranks(self) -> int:

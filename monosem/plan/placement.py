@@ -54,6 +54,23 @@ def waves(groups: Sequence[Group], room: Room) -> list[list[Group]]:
     return found
 
 
+def places_for_ranks(gpus: int, cores: int, workers: int, threads: int) -> int:
+    """Ranks that can run at once: one to a GPU that no model worker has, or `threads` cores each."""
+    if gpus:
+        return gpus - workers if gpus > workers else gpus
+    return cores // threads
+
+
+def replicas_for(slots: int, shards: int, groups: int, places: int, features: int) -> int:
+    """How many replicas each of `groups` groups gets, if all are to run at once: as many as there are places for, but
+    none that would only wait for the one with most slots, and at least one.
+
+    features   of the smallest dictionary: every rank owns some
+    """
+    most = max(1, min(slots, features // shards, places // max(1, shards * groups)))
+    return -(-slots // -(-slots // most))
+
+
 MOST_SHARDS = 4096
 
 

@@ -110,6 +110,8 @@ def check_shapes(job: SweepJob, longest: int) -> None:
             f"learner.replicas={job.learner.replicas}: at most learner.slots={job.learner.slots}, "
             "the parts of a batch that replicas share out among themselves"
         )
+    if job.learner.exchange == "ring" and not job.learner.replicas:
+        raise InputError("learner.replicas=0: with learner.exchange=ring results depend on their number; say it")
     late = [n for n in t.resample_steps if n >= t.steps]
     if late:
         raise InputError(f"train.resample_steps={t.resample_steps}: {late[0]} is not before train.steps={t.steps}")
@@ -118,7 +120,7 @@ def check_shapes(job: SweepJob, longest: int) -> None:
 def _check_group(job: SweepJob, runs: Sequence[RunSpec]) -> None:
     """InputError if a rank of a learner group would have no features."""
     c, smallest = job.learner, min(run.sae.d_sae for run in runs)
-    if c.feature_shards * c.replicas > smallest:
+    if c.feature_shards * max(1, c.replicas) > smallest:
         raise InputError(
             f"learner.replicas={c.replicas}, learner.feature_shards={c.feature_shards}: "
             f"the smallest dictionary has only {smallest:,} features"

@@ -3,13 +3,15 @@
 Everything here is a pure function of the job; a `SweepSpec` is what an executor and its processes get.
 """
 
-from dataclasses import dataclass, field, fields
+from collections.abc import Sequence
+from dataclasses import dataclass, field, fields, replace
 from itertools import product
 
 from monosem.config.job import TOP_K, SweepJob
 from monosem.config.load import to_plain
 from monosem.errors import InputError
 from monosem.learn.mesh import Seat
+from monosem.plan.placement import replicas_for
 from monosem.rows.order import StreamOrder
 from monosem.rows.quality import measure_quality
 from monosem.sae.config import SaeConfig
@@ -163,6 +165,16 @@ def pack_runs(runs: tuple[RunSpec, ...], max_parameters: int) -> list[list[RunSp
         else:
             packs.append([run])
     return packs
+
+
+def settled(job: SweepJob, runs: Sequence[RunSpec], places: int) -> SweepJob:
+    """The job with `learner.replicas: 0` made a number, by how many ranks there are places for."""
+    c = job.learner
+    if c.replicas or not runs:
+        return replace(job, learner=replace(c, replicas=max(1, c.replicas)))
+    groups, smallest = len(pack_runs(tuple(runs), c.pack_parameters)), min(run.sae.d_sae for run in runs)
+    replicas = replicas_for(c.slots, c.feature_shards, groups, places, smallest)
+    return replace(job, learner=replace(c, replicas=replicas))
 
 
 def identity(spec: SweepSpec) -> dict:

@@ -3,64 +3,73 @@
     python -m tests.bench.features STORE/sweeps/SWEEP/runs/8x STORE/sweeps/SWEEP/runs/64x [features.tokens=... ...]
 
 Each pass runs in a process of its own, from nothing, on a copy of the run's sweep without its features. `product` is the
-encoder's product on as many rows, alone, in the tiles that the pass makes. L0 should be equal for the ratio to mean
+encoder's product on as many rows, alone, in the tiles that the pass makes, timed between its tasks. L0 should be equal for the ratio to mean
 anything.
 """
 
 import json
 import resource
 import shutil
+import statistics
 import subprocess
 import sys
 import tempfile
 import time
 from collections import defaultdict
+from itertools import product as product_of
 from pathlib import Path
 
 import torch
 
 from monosem.features.state import State
 from monosem.features.tasks import run_task
+from monosem.features.tiles import COLUMNS, ROWS
 from monosem.stages.features import features_need, run_features, sweep_and_run
 from monosem.stages.resume import stored_job
 from monosem.store.store import open_store
 from tests.bench.timing import say, say_json
 
+TURNS = 10
+"""Of a dictionary of one tile's columns; fewer of larger ones, at least two."""
+
 
 def one_pass(uri: str, overrides: list[str]) -> dict:
-    """Seconds by phase, the product's, bytes."""
+    """Seconds by phase, the product's, bytes. The product is timed after every task of `collect`, and not counted."""
     root, sweep, name = sweep_and_run(uri)
     job = stored_job(f"{root}/{sweep}", overrides)
     seconds: dict[str, float] = defaultdict(float)
-    planned, rows, encoder = 0, 0, None
+    planned, rows, samples, timing = 0, 0, [], 0.0
 
     def run(state: State, phase: list[tuple[str, int]], done) -> None:
-        nonlocal planned, rows, encoder
+        nonlocal planned, rows, timing
         planned, rows = features_need(state).bytes, state.plan.tokens
-        encoder = state.sae(0).W_enc
         for n, (kind, number) in enumerate(phase):
             began = time.perf_counter()
             run_task(state, kind, number)
-            seconds[kind] += time.perf_counter() - began
+            ended = time.perf_counter()
+            seconds[kind] += ended - began
+            if kind == "collect":
+                samples.append(product(state.sae(0).W_enc))
+                timing += time.perf_counter() - ended
             done(n + 1)
 
     began = time.perf_counter()
     run_features(open_store(root), sweep, job.features, job.learner.threads, lambda line: None, run, name)
-    whole = time.perf_counter() - began
+    whole = time.perf_counter() - began - timing
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    return {"whole": whole, **seconds, "product": product(encoder, rows), "peak": peak, "planned": planned}
+    return {"whole": whole, **seconds, "product": statistics.mean(samples) * rows, "peak": peak, "planned": planned}
 
 
-def product(W_enc: torch.Tensor, rows: int) -> float:
-    """Seconds that the product of so many rows takes, in tiles of 2,048 columns."""
-    x, taken = torch.randn(4096, W_enc.shape[0]), 0.0
-    tiles = [tile.contiguous() for tile in W_enc.split(2048, dim=1)]
-    for turn in range(3):
+def product(W_enc: torch.Tensor) -> float:
+    """Seconds that the product of a row takes, in the tiles that the pass makes."""
+    x, F, times = torch.randn(4 * ROWS, W_enc.shape[0]), W_enc.shape[1], []
+    columns, out = [part.contiguous() for part in W_enc.split(COLUMNS, dim=1)], torch.empty(ROWS * min(COLUMNS, F))
+    for _ in range(max(2, TURNS * COLUMNS // F)):
         began = time.perf_counter()
-        for tile in tiles:
-            x @ tile
-        taken += time.perf_counter() - began if turn else 0.0
-    return taken / 2 * rows / len(x)
+        for W, part in product_of(columns, x.split(ROWS)):
+            torch.mm(part, W, out=out[: ROWS * W.shape[1]].view(ROWS, W.shape[1]))
+        times.append(time.perf_counter() - began)
+    return statistics.mean(times) / len(x)
 
 
 def main(uris: list[str], overrides: list[str]) -> None:

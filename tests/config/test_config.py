@@ -57,7 +57,7 @@ BAD = [
     ("sae: {expansion_factor: [1, 1]}", "the same value twice"),
     ("sae: {expansion_factor: [[1]]}", "nothing nested"),
     ("sae: {variant: rleu}", "must be one of relu"),
-    ("learner: {replicas: 0}", "learner.replicas=0: must be at least 1"),
+    ("learner: {replicas: -1}", "learner.replicas=-1: must be at least 0"),
     ("learner: {replicas: 5000}", "learner.replicas=5000: must be at most 4,096"),
     ("name: ../x", "use 1 to 64 letters"),
     ("name: ''", "name='': must not be empty"),

@@ -22,9 +22,10 @@ def inline_digests(tiny_job, tmp_path) -> dict[str, str]:
     return digests(tmp_path / "inline")
 
 
-def test_replicas_leave_no_trace_though_a_rank_dies(tiny_job, tmp_path, inline_digests):
+@pytest.mark.parametrize("replicas", [2, 0])  # 0: as many as there are cores for
+def test_replicas_leave_no_trace_though_a_rank_dies(tiny_job, tmp_path, inline_digests, replicas):
     store = tmp_path / "store"
-    process = start_here(tiny_job, *SLOTS, f"store={store}", "learner.replicas=2")
+    process = start_here(tiny_job, *SLOTS, f"store={store}", f"learner.replicas={replicas}", "learner.threads=1")
     try:
         wait_until(lambda: newest_checkpoint(store) >= 40)
         kill_one(process.pid, "ray::LearnerActor")

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from monosem.plan.cost import GroupShape
 from monosem.plan.pace import Pace, StreamPace, wave_pace
-from monosem.plan.placement import Group, Room, suggest, waves
+from monosem.plan.placement import Group, Room, places_for_ranks, replicas_for, suggest, waves
 
 GROUPS = st.lists(st.tuples(st.integers(1, 4), st.integers(1, 10)), min_size=1, max_size=6)
 
@@ -71,3 +71,23 @@ def test_pace_is_set_by_the_slowest_or_by_the_cores():
     assert wave_pace([slow], stream, 100, 2, False, 1.5) == wave_pace([slow], stream, 100, 2, False)
     inline = wave_pace([fast, slow], stream, 100, 2, True)
     assert abs(inline.row_s - (fast.whole_s + slow.whole_s + 1.0) / 100) < 1e-12
+
+
+@given(st.integers(1, 40), st.integers(1, 4), st.integers(1, 9), st.integers(0, 200), st.integers(4, 300))
+def test_no_more_replicas_would_fit_or_help(slots, shards, groups, places, features):
+    found = replicas_for(slots, shards, groups, places, features)
+    assert 1 <= found <= slots and found * shards <= features
+    assert found == 1 or found * shards * groups <= places
+
+    def slowest(replicas):
+        return -(-slots // replicas)
+
+    allowed = [r for r in range(1, slots + 1) if r * shards * groups <= places and r * shards <= features]
+    assert slowest(found) == min(map(slowest, allowed), default=slots)
+    assert all(slowest(r) > slowest(found) for r in range(1, found))
+
+
+def test_places_for_ranks():
+    assert places_for_ranks(gpus=0, cores=16, workers=3, threads=2) == 8
+    assert places_for_ranks(gpus=8, cores=16, workers=3, threads=2) == 5
+    assert places_for_ranks(gpus=2, cores=16, workers=3, threads=2) == 2  # shared with the workers

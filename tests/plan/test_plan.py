@@ -67,6 +67,24 @@ def test_a_misfit_says_what_would_fit(capfd):
     assert found["fits"]
 
 
+def test_as_many_replicas_as_there_is_room_for(capfd):
+    """One run: eight GPUs less those of two workers, for six slots. Nine runs: two GPUs for each, and none left over."""
+    auto = ("learner.replicas=0", "learner.slots=8", "stream.workers=2")
+    one = plan(capfd, JOBS / "paper.yaml", *auto, "sae.expansion_factor=8", "--cluster", "8xH200")
+    assert [run["replicas"] for run in one["runs"]] == [4]  # six would wait for those with two slots, as four do
+    ladder = plan(capfd, JOBS / "paper.yaml", *auto, "learner.pack_parameters=0", "--cluster", "24xH200")
+    assert {run["replicas"] for run in ladder["runs"]} == {2} and len(ladder["waves"]) == 1
+    cores = plan(capfd, JOBS / "paper.yaml", *auto, "sae.expansion_factor=8", "learner.threads=4",
+                 "--cluster", "2x(16 CPU, 64 GiB)")  # fmt: skip
+    assert [run["replicas"] for run in cores["runs"]] == [8]
+
+
+def test_the_number_of_replicas_is_said_where_it_shows(capfd):
+    ring = ("learner.replicas=0", "learner.exchange=ring", "--cluster", "8xH200")
+    assert run_cli("plan", JOBS / "paper.yaml", *ring) == 2
+    assert "learner.exchange=ring results depend on their number" in capfd.readouterr().err
+
+
 def test_nowhere_to_fit(capfd):
     assert run_cli("plan", JOBS / "frontier.yaml", "--cluster", "2xL4") == 2
     captured = capfd.readouterr()
