@@ -4,11 +4,9 @@ Compiled by numba, as `loops`. An exponential of its own, since the C library's 
 """
 
 import numpy as np
-from numba import types
-from numba.extending import intrinsic
 
 from monosem.features.loops import CLASSES, class_tops, ends
-from monosem.sae.kernels.numba_loops import ranged
+from monosem.sae.kernels.numba_loops import power_of_2, ranged, towards_0
 
 BLOCK = 256
 """So many exponentials are summed in float32, their sums in float64."""
@@ -18,36 +16,14 @@ _C2, _C3, _C4, _C5, _C6, _C7 = (np.float32(1 / n) for n in (2, 6, 24, 120, 720, 
 _ONE, _ZERO = np.float32(1), np.float32(0)
 
 
-@intrinsic
-def _power_of_2(typingctx, n):
-    """2^n of a whole float32 from -126 to 127."""
-
-    def codegen(context, builder, signature, args):
-        whole = builder.fptosi(args[0], context.get_value_type(types.int32))
-        bits = builder.shl(builder.add(whole, whole.type(127)), whole.type(23))
-        return builder.bitcast(bits, context.get_value_type(types.float32))
-
-    return types.float32(types.float32), codegen
-
-
-@intrinsic
-def _towards_0(typingctx, x):
-    """A float32 without what is behind its point."""
-
-    def codegen(context, builder, signature, args):
-        return builder.sitofp(builder.fptosi(args[0], context.get_value_type(types.int32)), args[0].type)
-
-    return types.float32(types.float32), codegen
-
-
 @ranged
 def exp(x):
     """e^x of a float32 not above 0, to 2e-7 of itself; below -87 as at -87."""
     x = max(x, _LEAST)
-    n = _towards_0(x * _LOG2_E - _HALF)
+    n = towards_0(x * _LOG2_E - _HALF)
     r = x - n * _LN_2
     series = _C2 + r * (_C3 + r * (_C4 + r * (_C5 + r * (_C6 + r * _C7))))
-    return (_ONE + r * (_ONE + r * series)) * _power_of_2(n)
+    return (_ONE + r * (_ONE + r * series)) * power_of_2(n)
 
 
 @ranged

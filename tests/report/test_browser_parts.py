@@ -12,11 +12,14 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from monosem.cli.main import main
+from monosem.report.browser import atlas, mapping
 from monosem.report.browser.atlas import in_order, make_atlas, nearest, that_fit
 from monosem.report.browser.kinds import kinds_of
 from monosem.report.browser.pack import listed, packed, rounded, sparse
+from monosem.report.browser.sources import open_sweep
 from monosem.report.browser.terms import MOST, TermIndex
 from monosem.report.browser.words import Vocabulary, normal
+from monosem.store.store import open_store
 
 FINITE = st.floats(allow_nan=False, allow_infinity=False, width=32)
 JSON = st.recursive(st.none() | st.booleans() | st.integers(-(2**53), 2**53) | FINITE | st.text(), lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner), max_leaves=20)
@@ -143,6 +146,19 @@ def test_the_map_holds_the_smallest_and_is_the_same_again():
     assert np.array_equal(a.plane, b.plane) and np.array_equal(a.cluster, b.cluster) and np.array_equal(a.order, b.order)
     assert len(a.run) == 92 and not any(i % 5 == 0 for i, r in zip(a.feature, a.run, strict=True) if r == 0)
     assert make_atlas([rng.normal(size=(9, 8))], [np.ones(9, dtype=bool)]) is None
+
+
+def test_of_dictionaries_all_too_large_the_most_important_features_are_mapped(made, monkeypatch):
+    monkeypatch.setattr(atlas, "MOST_FEATURES", 10)
+    monkeypatch.setattr(mapping, "MOST_FEATURES", 10)
+    sweep = open_sweep(open_store(str(made)), "made", "made", [])
+    found = mapping.Map(sweep, sweep.dictionaries)
+    smallest = min(sweep.dictionaries, key=lambda run: run.tables.size)
+    assert found.runs == [smallest] and smallest.name not in found.left
+    assert len(found.left) == len(sweep.dictionaries) - 1
+    [alive], importance = found.work.alive, smallest.tables.importance
+    assert 0 < alive.sum() == found.part <= 10 < len(alive)
+    assert importance[alive].min() >= np.sort(importance)[-10]
 
 
 def test_wrong_input_is_one_line(made, tmp_path, capsys):

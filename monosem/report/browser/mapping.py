@@ -4,7 +4,7 @@ from collections import Counter
 
 import numpy as np
 
-from monosem.report.browser.atlas import Atlas, AtlasProcess, that_fit
+from monosem.report.browser.atlas import MOST_FEATURES, Atlas, AtlasProcess, that_fit
 from monosem.report.browser.pack import Site, column, rounded
 from monosem.report.browser.related import Related
 from monosem.report.browser.sources import Run, Sweep
@@ -17,17 +17,24 @@ WORDS = 5
 class Map:
     """The map of as many of a sweep's runs as fit on one; a context, in which it is worked out beside everything else.
 
-    Dictionaries whose decoder vectors have another width than the first's live elsewhere and are left out too.
+    Where not even the smallest fits, its most important features are mapped (`part`: how many). Dictionaries whose
+    decoder vectors have another width than the first's live elsewhere and are left out too.
     """
 
     def __init__(self, sweep: Sweep, runs: list[Run]):
         self.sweep = sweep
         decoders = [load(f"{sweep.store.url}/{run.prefix}").W_dec.numpy() for run in runs]
         same = [i for i, decoder in enumerate(decoders) if decoder.shape[1] == decoders[0].shape[1]]
-        kept = [same[i] for i in that_fit([len(decoders[i]) for i in same])]
+        fitting = [same[i] for i in that_fit([len(decoders[i]) for i in same])]
+        kept = fitting or [min(same, key=lambda i: len(decoders[i]))]
         self.runs = [runs[i] for i in kept]
         self.left = [run.name for i, run in enumerate(runs) if i not in kept]
-        self.work = AtlasProcess([decoders[i] for i in kept], [runs[i].tables.largest > 0 for i in kept])
+        alive = [runs[i].tables.largest > 0 for i in kept]
+        self.part = None
+        if not fitting:
+            alive = [alive[0] & _most_important(runs[kept[0]].tables.importance, MOST_FEATURES)]
+            self.part = int(alive[0].sum())
+        self.work = AtlasProcess([decoders[i] for i in kept], alive)
 
     def __enter__(self) -> "Map":
         self.work.__enter__()
@@ -45,6 +52,7 @@ class Map:
         value = {
             "runs": [numbers[run.data_name] for run in self.runs],
             "left": self.left,
+            "part": self.part,
             "x": column(atlas.plane[:, 0], "<f4"),
             "y": column(atlas.plane[:, 1], "<f4"),
             "run": column(atlas.run, "<u2"),
@@ -56,8 +64,15 @@ class Map:
         return {run.name: _order(atlas, place, run.tables.size) for place, run in enumerate(self.runs)}
 
 
+def _most_important(importance: np.ndarray, n: int) -> np.ndarray:
+    """bool [features]: which are the n most important; of equal ones the first."""
+    chosen = np.zeros(len(importance), dtype=bool)
+    chosen[np.argsort(-importance, kind="stable")[:n]] = True
+    return chosen
+
+
 def _order(atlas: Atlas, run: int, size: int) -> np.ndarray:
-    """[size] place of each feature of one dictionary; dead ones last."""
+    """[size] place of each feature of one dictionary; those that are not on the map last."""
     order = np.full(size, len(atlas.order), dtype=np.int64)
     own = atlas.run == run
     order[atlas.feature[own]] = atlas.order[own]

@@ -132,7 +132,15 @@ class FeatureTables:
     @cached_property
     def largest(self) -> np.ndarray:
         """[features] float32: largest activation of each."""
-        parts = [part["max_activation"] for part in self.column("features", "max_activation")]
+        return self._whole("max_activation")
+
+    @cached_property
+    def importance(self) -> np.ndarray:
+        """[features] float64: share of the rows' variance that each accounts for."""
+        return self._whole("importance")
+
+    def _whole(self, name: str) -> np.ndarray:
+        parts = [part[name] for part in self.column("features", name)]
         return np.concatenate(parts) if parts else np.zeros(0, dtype=np.float32)
 
     @cached_property

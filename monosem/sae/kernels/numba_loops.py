@@ -42,6 +42,28 @@ def widen(typingctx, x):
     return types.float32(types.uint16), codegen
 
 
+@intrinsic
+def power_of_2(typingctx, n):
+    """2^n of a whole float32 from -126 to 127."""
+
+    def codegen(context, builder, signature, args):
+        whole = builder.fptosi(args[0], context.get_value_type(types.int32))
+        bits = builder.shl(builder.add(whole, whole.type(127)), whole.type(23))
+        return builder.bitcast(bits, context.get_value_type(types.float32))
+
+    return types.float32(types.float32), codegen
+
+
+@intrinsic
+def towards_0(typingctx, x):
+    """A float32 without what is behind its point."""
+
+    def codegen(context, builder, signature, args):
+        return builder.sitofp(builder.fptosi(args[0], context.get_value_type(types.int32)), args[0].type)
+
+    return types.float32(types.float32), codegen
+
+
 @ranged
 def pack(group_rows, start_B, features, pres, feature_n, row_n, pre_n, lo, hi):
     """Entries of groups lo to hi, side by side."""

@@ -23,6 +23,7 @@
     const button = (text, label, act) => el("button", { type: "button", "aria-label": label, onclick: act }, text);
     main.append(el("header", { class: "head" }, el("h1", {}, "Map of ", el("bdi", {}, M.visible(sweep.name))),
       el("p", { class: "note" }, `Features whose decoder vectors point the same way lie together: UMAP of ${M.count(map.x.length)} features by cosine; clusters by HDBSCAN on ten dimensions.`,
+        map.part === null ? "" : ` Of ${M.visible(M.site.runs[map.runs[0]].name)}, which is too large for one, its ${M.count(map.part)} most important features.`,
         map.left.length ? ` Not on it, being too large: ${map.left.map((name) => M.visible(name)).join(", ")}.` : "")),
       el("div", { class: "mapview" },
         el("div", { class: "mapbox" }, canvas, el("div", { class: "zoom" }, button("+", "nearer", () => view.zoom(1.5)), button("\u2212", "farther", () => view.zoom(1 / 1.5)), button("\u2922", "everything", view.all)), legend),
