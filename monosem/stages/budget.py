@@ -142,7 +142,7 @@ def learner_bytes(
     memories = [_rank_memory(s, run, mesh, l0) for run in runs]
     mapped = [2 * m.packed if m.packed >= MMAPPED else 0 for m in memories]
     heap = max(max(m.step, m.checkpoint - large) for m, large in zip(memories, mapped, strict=True))
-    passing = max(heap + max(mapped), evaluation_bytes(s, runs) // mesh.shards)
+    passing = max(heap + max(mapped), evaluation_bytes(s, runs, l0 is None) // mesh.shards)
     own = sum(m.held for m in memories) + passing
     rows = train.resample_rows if train.resample_steps else 0
     held = (rows + train.init_rows + 4 * train.batch_size) * pack_widths * FLOAT
@@ -188,11 +188,16 @@ def check_device(need: int, gpu: Gpu) -> None:
         )
 
 
-def evaluation_bytes(s: Shapes, runs: Sequence[RunSpec]) -> int:
-    """Splicing: logits of a batch of contexts and their softmax; a chunk of feature activations and its decoding."""
-    length = s.job.corpus.context_length
-    tokens = batch_contexts(length, s.vocab_size) * length
-    features = min(CHUNK_ELEMENTS, tokens * max(run.sae.d_sae for run in runs))
+def evaluation_bytes(s: Shapes, runs: Sequence[RunSpec], most: bool) -> int:
+    """Splicing: logits of a batch of contexts and their softmax; a chunk of feature activations and its decoding.
+
+    most   of as many contexts and rows as an evaluation ever takes at a time, not of those that the job asks for
+    """
+    e, length = s.job.evaluate, s.job.corpus.context_length
+    contexts = batch_contexts(length, s.vocab_size)
+    tokens = (contexts if most else min(contexts, e.contexts)) * length
+    rows = tokens if most else max(tokens, e.rows)
+    features = min(CHUNK_ELEMENTS, rows * max(run.sae.d_sae for run in runs))
     return FLOAT * (4 * tokens * s.vocab_size + 3 * features) + max(FLOAT * run.sae.n_parameters for run in runs)
 
 
