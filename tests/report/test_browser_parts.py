@@ -137,6 +137,12 @@ def test_the_order_keeps_clusters_together():
         assert np.array_equal(own, np.arange(own[0], own[0] + len(own)))
 
 
+def test_the_parts_of_a_name_are_words():
+    window = Vocabulary(["x ", "river", "_", "8", ".bin"]).window([0, 1, 2, 3, 4])
+    assert [word for word, _, _ in window.words()] == ["x", "river", "8", "bin"]
+    assert [[word for word, a, b in window.words() if window.is_in(j, a, b)] for j in (1, 2, 3)] == [["river"], [], ["8"]]
+
+
 def test_the_map_holds_the_smallest_and_is_the_same_again():
     assert that_fit([4096, 512, 131_072, 1024]) == [0, 1, 3]
     rng = np.random.default_rng(2)

@@ -335,3 +335,96 @@ def test_a_run_of_131072_features_opens_in_two_seconds(visit, site, tmp_path):
     assert took < 2000, f"{took:.0f} ms"
     assert "131,072 of 131,072" in v.page.inner_text(".said")
     assert not v.troubles
+
+
+def _back(v, ready: str) -> None:
+    v.page.wait_for_selector("h1:has-text('Feature')")
+    v.page.go_back()
+    v.page.wait_for_selector(ready)
+    v.page.wait_for_timeout(300)
+
+
+def test_who_goes_back_finds_a_page_as_it_was_left(visit, site):
+    v = visit(height=600).open(site, "run.html#made/4x")
+    v.page.select_option(".controls label:has-text('Order') select", "rare")
+    v.page.eval_on_selector(".scroller", "n => n.scrollTop = 120")
+    v.page.wait_for_timeout(200)
+    v.page.click(".rows li a >> nth=5")
+    _back(v, ".rows li")
+    assert v.page.eval_on_selector(".scroller", "n => n.scrollTop") == 120
+    assert v.page.eval_on_selector(".controls label:has-text('Order') select", "n => n.value") == "rare"
+    v.page.reload()
+    v.page.wait_for_selector(".rows li")
+    assert v.page.eval_on_selector(".controls label:has-text('Order') select", "n => n.value") == "rare"
+    v.open(site, "index.html#find/river")
+    v.page.select_option("[aria-label=dictionary]", label="made/1x")
+    v.page.click(".hits a >> nth=0")
+    _back(v, ".hits")
+    assert v.page.eval_on_selector("[aria-label=dictionary]", "n => n.selectedOptions[0].textContent") == "made/1x"
+    v.open(site, "texts.html#made/4x/1")
+    here = "nodes => nodes.findIndex((n) => n.classList.contains('at'))"
+    busiest = v.page.eval_on_selector_all(".reading .t", here)
+    other = v.page.eval_on_selector_all(
+        ".reading .t", "(nodes, busiest) => nodes.findIndex((n, j) => j !== busiest && !n.title.startsWith('0 '))", busiest
+    )
+    v.page.click(f".reading .t >> nth={other}")
+    v.page.click(".active a >> nth=0")
+    _back(v, ".reading .at")
+    assert v.page.eval_on_selector_all(".reading .t", here) == other != busiest
+    assert not v.troubles
+
+
+def test_a_cluster_lists_its_members_for_the_keyboard_too(visit, site):
+    v = visit().open(site, "map.html#made")
+    v.page.wait_for_timeout(300)
+    v.page.focus(".clusters button >> nth=0")
+    v.page.keyboard.press("Enter")
+    assert text_of(v.page, ".clusters [aria-expanded=true]") == text_of(v.page, ".clusters button")[:1]
+    size = int(text_of(v.page, ".clusters [aria-expanded=true] .n")[0])
+    assert len(v.page.query_selector_all(".members a")) == size
+    v.page.keyboard.press("Tab")
+    v.page.keyboard.press("Enter")
+    _back(v, ".members a")
+    assert len(v.page.query_selector_all("[aria-expanded=true]")) == 1
+    assert not v.troubles
+
+
+def test_the_map_cannot_be_lost(visit, site):
+    v = visit().open(site, "map.html#made")
+    v.page.wait_for_timeout(300)
+    painted = """() => {
+      const c = document.querySelector('canvas'), copy = document.createElement('canvas');
+      [copy.width, copy.height] = [c.width, c.height];
+      const pen = copy.getContext('2d', { willReadFrequently: true });
+      pen.drawImage(c, 0, 0);
+      return pen.getImageData(0, 0, c.width, c.height).data.filter((x, i) => i % 4 == 3 && x > 0).length;
+    }"""
+    at_first = v.page.evaluate(painted)
+    box = v.page.query_selector("canvas").bounding_box()
+    next((x, y) for x in range(0, int(box["width"]), 14) for y in range(0, int(box["height"]), 14) if _named(v.page, box["x"] + x, box["y"] + y))
+    v.page.wait_for_selector("#tip:not([hidden])")
+    v.page.mouse.wheel(0, -100)
+    v.page.wait_for_selector("#tip", state="hidden")
+    for key in ["-"] * 60 + ["ArrowLeft"] * 60:
+        v.page.keyboard.press(key)
+    v.page.wait_for_timeout(200)
+    assert v.page.evaluate(painted) > at_first / 10
+    assert not v.troubles
+
+
+def test_a_match_is_shown_where_the_word_is(visit, site):
+    v = visit().open(site, "index.html#find/river")
+    v.page.wait_for_timeout(500)
+    active = v.page.eval_on_selector_all(".results section:has(h2:has-text('Active on it')) .best", "nodes => nodes.map((n) => n.textContent)")
+    assert active and all("river" in text.lower() for text in active)
+
+
+def test_what_looks_like_a_regular_expression_is_said_to(visit, site):
+    v = visit().open(site, "run.html#made/4x")
+    v.page.fill(".controls input[type=search]", "^ riv")
+    v.page.click(".controls button")
+    v.page.wait_for_selector(".said:has-text('regular expression')")
+    v.page.fill(".controls input[type=search]", "(")
+    v.page.select_option(".controls label:has-text('as') select >> nth=0", "regex")
+    v.page.wait_for_selector(".said:has-text('no regular expression')")
+    assert v.page.query_selector_all(".rows li") == []

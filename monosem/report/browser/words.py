@@ -15,7 +15,8 @@ def _marks() -> str:
     return "".join(re.escape(chr(c)) for c in range(0x300, 0xFFFF) if unicodedata.category(chr(c)) in ("Mn", "Mc"))
 
 
-WORD = re.compile(rf"[\w{_marks()}]+")
+WORD = re.compile(rf"(?:[^\W_]|[{_marks()}])+")
+"""Letters, digits and their marks. Not `_`: what is active on the 8 of `river_8` is not active on a river."""
 
 
 @dataclass(frozen=True)

@@ -80,7 +80,8 @@ const M = (() => {
   /** A word or token in a line of other text, kept from turning that text around. */
   function word(text, attributes = {}) {
     const shown = visible(text).replace(/^ /, "\u2423").replace(/ $/, "\u2423");
-    return el("bdi", { ...attributes, class: `token ${attributes.class || ""}`.trim() }, shown === "" ? "\u2205" : shown);
+    const dir = /\\x[0-9a-f]{2}/.test(text) ? "ltr" : null;     // bytes keep their order in a line of Hebrew
+    return el("bdi", { dir, ...attributes, class: `token ${attributes.class || ""}`.trim() }, shown === "" ? "\u2205" : shown);
   }
 
   function number(x, digits = 3) {

@@ -125,7 +125,7 @@
     const [tokens, centre, acts, effects, up, down, repeated, context, position, domain] = example;
     const j = [...item.querySelectorAll(".t")].indexOf(node);
     const rows = [["activation", M.number(dense(acts, tokens.length)[j], 4)]];
-    if (effects) rows.push(["ablation: loss here", signed(dense(effects, tokens.length)[j], " nats")]);
+    if (effects) rows.push(["loss on this token without the feature", signed(dense(effects, tokens.length)[j], " nats")]);
     if (context >= 0) rows.push(["place", `token ${M.count(position - centre + j)} of context ${M.count(context)}`]);
     if (domains[domain]) rows.push(["domain", el("bdi", {}, M.visible(domains[domain]))]);
     const changes = j === centre && up ? el("div", { class: "changes" },

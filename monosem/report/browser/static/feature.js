@@ -32,13 +32,15 @@
 
   function head(run, i, feature, row) {
     const step = (to, text, label) => el("a", { class: "step", "aria-label": label, href: M.link("feature", run.sweep, run.name, (to + run.features) % run.features) }, text);
+    const removed = effectOfRemoval(feature);
+    const neuron = run.kind === "neurons";
     const facts = [
       ["active on", `${M.percent(feature.density)} of tokens`, `${M.count(feature.n)} of ${M.count(run.tokens)} tokens`],
       ["largest activation", M.number(feature.max, 4)],
       ["mean where active", M.number(feature.mean)],
       ["importance", M.percent(feature.importance), "mean square of what it adds, as a share of the variance of the activations"],
-      ["encoder bias", M.number(feature.bias)],
-      ["cos(encoder, decoder)", M.number(feature.encoderCosine)],
+      ...(removed === null ? [] : [["loss without it", `${removed > 0 ? "+" : ""}${M.number(removed)} nats`, "change of the loss on the tokens around each of its top examples, summed, if the feature is removed: their mean"]]),
+      ...(neuron ? [] : [["encoder bias", M.number(feature.bias)], ["cos(encoder, decoder)", M.number(feature.encoderCosine)]]),
     ];
     const state = feature.max === 0 ? "dead" : feature.ultralow ? "ultralow density" : null;
     return el("header", { class: "head" },
@@ -48,6 +50,13 @@
       el("div", { class: "steps" }, step(i - 1, "\u2190", "previous feature"), step(i + 1, "\u2192", "next feature"),
         el("span", { class: "hint" }, "keys \u2190 \u2192")),
       el("dl", { class: "facts" }, facts.map(([k, v, title]) => el("div", { title: title || null }, el("dt", {}, k), el("dd", {}, v)))));
+  }
+
+  /** Mean over the top examples of the summed change of loss, or null where none was measured. */
+  function effectOfRemoval(feature) {
+    const top = (feature.groups.find(([g]) => g === 0) || [0, []])[1].filter((example) => example[3]);
+    if (!top.length) return null;
+    return top.reduce((sum, [tokens, , , effects]) => sum + M.dense(effects, tokens.length).reduce((a, b) => a + b, 0), 0) / top.length;
   }
 
   function activations(feature, run) {
@@ -60,7 +69,7 @@
 
   function domains(feature, run) {
     const all = feature.domains.reduce((sum, [, n]) => sum + n, 0);
-    return el("div", {}, el("h3", {}, "Where in the corpus"), el("ul", { class: "bars" }, feature.domains.slice(0, 5).map(([d, n]) =>
+    return el("div", {}, el("h3", {}, "Where in the corpus"), el("p", { class: "note" }, "All tokens it is active on, weakly too."), el("ul", { class: "bars" }, feature.domains.slice(0, 5).map(([d, n]) =>
       el("li", { style: { "--share": (n / all).toFixed(4) } }, el("a", { href: M.link("index", "find", run.domains[d]) },
         el("bdi", {}, M.visible(run.domains[d]))), el("span", { class: "n" }, M.percent(n / all))))));
   }
@@ -78,14 +87,14 @@
   function neurons(run, feature) {
     const to = (n) => M.site.runs.some((r) => r.sweep === run.sweep && r.name === run.neurons)
       ? el("a", { href: M.link("feature", run.sweep, run.neurons, n) }, String(n)) : String(n);
-    const found = [];
-    if (feature.neurons) {
+    const found = [], neuron = run.kind === "neurons", itself = Number(M.route()[2] || 0);
+    if (feature.neurons && !neuron) {
       found.push(M.section("Neuron alignment", "The largest weights of its decoder vector.",
         M.table(["neuron", "weight", "% of L1"], feature.neurons.map(([n, w, , l1]) => [to(n), M.number(w), M.percent(l1)]))));
     }
     if (feature.correlated) {
       found.push(M.section("Correlated neurons", "Whose activations go with its own.",
-        M.table(["neuron", "Pearson", "cosine"], feature.correlated.map(([n, r, cos]) => [to(n), M.number(r), M.number(cos)]))));
+        M.table(["neuron", "Pearson", "cosine"], feature.correlated.filter(([n]) => !neuron || n !== itself).map(([n, r, cos]) => [to(n), M.number(r), M.number(cos)]))));
     }
     return found;
   }
@@ -125,7 +134,8 @@
   function groups(feature, texts, run) {
     const legend = el("p", { class: "legend" },
       M.span("activation", 0.8), " shaded by strength. Removing the feature would ", M.span("raise", 0, 1), " or ", M.span("lower", 0, -1),
-      " the loss on the underlined token. Point at a token, or use the arrow keys in an example.");
+      " the loss on the underlined token. In bold the token that an example is for; faint, where that is an example further up already. ",
+      "Point at a token, or use the arrow keys in an example.");
     return el("section", {}, el("h2", {}, "Dataset examples"), feature.groups.length ? legend : null, el("div", { class: "groups" }, feature.groups.map(([g, list]) => {
       const largest = Math.max(...list.map((example) => M.dense(example[2], example[0].length)[example[1]]));
       return el("details", { open: true, class: g === 0 ? "top" : null },

@@ -4,10 +4,12 @@
 
 (() => {
   const { el } = M;
+  const LISTED = 100;         // members of a cluster that are listed
+  const FARTHEST = 0.5, NEAREST = 400;      // of the scale at which everything is in view
 
-  M.view(async (parts, main) => {
-    const sweep = M.site.sweeps.find((s) => s.name === parts[0]) || M.site.sweeps.find((s) => s.map);
-    if (!sweep || !sweep.map) throw new Error("There is no map here.");
+  M.view(async (parts, main, was) => {
+    const sweep = parts[0] ? M.site.sweeps.find((s) => s.name === parts[0]) : M.site.sweeps.find((s) => s.map);
+    if (!sweep || !sweep.map) throw new Error(parts[0] ? `There is no map of ${parts[0]} here.` : "There is no map here.");
     M.crumbs(["Start", "index.html"], [sweep.name, M.link("index", "sweep", sweep.name)], ["map"]);
     const raw = await M.load(`${sweep.name}/map`);
     const map = { sweep, ...raw, x: M.numbers(raw.x), y: M.numbers(raw.y), run: M.numbers(raw.run, Uint16Array), feature: M.numbers(raw.feature, Uint32Array), cluster: M.numbers(raw.cluster, Int32Array) };
@@ -22,23 +24,58 @@
       } }), el("span", { class: `swatch c${M.site.runs[r].colour}` }), el("bdi", {}, M.visible(M.site.runs[r].name))))));
     const button = (text, label, act) => el("button", { type: "button", "aria-label": label, onclick: act }, text);
     main.append(el("header", { class: "head" }, el("h1", {}, "Map of ", el("bdi", {}, M.visible(sweep.name))),
-      el("p", { class: "note" }, `Features whose decoder vectors point the same way lie together: UMAP of ${M.count(map.x.length)} features by cosine; clusters by HDBSCAN on ten dimensions.`,
+      el("p", { class: "note" }, `Features whose decoder vectors point the same way lie together: UMAP of ${M.count(map.x.length)} features by cosine; clusters by HDBSCAN on ten dimensions. Dead features are left out. Choose a cluster to see its members.`,
         map.part === null ? "" : ` Of ${M.visible(M.site.runs[map.runs[0]].name)}, which is too large for one, its ${M.count(map.part)} most important features.`,
         map.left.length ? ` Not on it, being too large: ${map.left.map((name) => M.visible(name)).join(", ")}.` : "")),
       el("div", { class: "mapview" },
         el("div", { class: "mapbox" }, canvas, el("div", { class: "zoom" }, button("+", "nearer", () => view.zoom(1.5)), button("\u2212", "farther", () => view.zoom(1 / 1.5)), button("\u2922", "everything", view.all)), legend),
         el("nav", { class: "clusters", "aria-label": "clusters" }, el("h2", {}, `${M.count(map.clusters.length)} clusters`),
-          el("ol", {}, map.clusters.map(([words, size], c) => el("li", {},
-            el("button", { type: "button", onclick: () => view.showCluster(c), onpointerenter: () => view.light(c), onpointerleave: () => view.light(null) },
-              el("span", { class: "name" }, words.map((w) => M.word(w))), el("span", { class: "n" }, M.count(size)))))))));
+          el("ol", {}, map.clusters.map((_, c) => clusterItem(map, view, c))))));
+    M.remembering = view.now;
     requestAnimationFrame(() => {
       view.fit();
+      if (was.scale) view.again(was);
+      const held = was.held === null || was.held === undefined ? null : main.querySelectorAll(".clusters > ol > li > button")[was.held];
+      if (held) {
+        held.click();
+        view.again(was);
+      }
       const run = map.runs.findIndex((r) => M.site.runs[r].name === parts[1]);
       if (run >= 0 && parts[2] !== undefined) view.find(run, Number(parts[2]));
     });
     M.keys({ "+": () => view.zoom(1.4), "=": () => view.zoom(1.4), "-": () => view.zoom(1 / 1.4), 0: view.all,
       ArrowLeft: () => view.pan(60, 0), ArrowRight: () => view.pan(-60, 0), ArrowUp: () => view.pan(0, 60), ArrowDown: () => view.pan(0, -60) });
   });
+
+  /** A cluster in the list: choosing it lights it up, for as long as it is chosen, and lists its members. */
+  function clusterItem(map, view, c) {
+    const [words, size] = map.clusters[c];
+    const members = el("ul", { class: "members", hidden: true });
+    const toggle = () => {
+      const opening = button.getAttribute("aria-expanded") !== "true";
+      for (const other of button.closest("ol").querySelectorAll("[aria-expanded=true]")) {
+        other.setAttribute("aria-expanded", "false");
+        other.nextSibling.hidden = true;
+      }
+      button.setAttribute("aria-expanded", String(opening));
+      members.hidden = !opening;
+      if (opening && !members.children.length) members.append(...memberLinks(map, c));
+      view.hold(opening ? c : null);
+    };
+    const button = el("button", { type: "button", "aria-expanded": "false", onclick: toggle, onpointerenter: () => view.light(c), onpointerleave: () => view.light(null) },
+      el("span", { class: "name" }, words.map((w) => M.word(w))), el("span", { class: "n" }, M.count(size)));
+    return el("li", {}, button, members);
+  }
+
+  function memberLinks(map, c) {
+    const own = [...map.cluster.keys()].filter((i) => map.cluster[i] === c);
+    const items = own.slice(0, LISTED).map((i) => {
+      const run = M.site.runs[map.runs[map.run[i]]], feature = map.feature[i], name = el("span", {}, "\u2026");
+      M.rowOf(run, feature).then((row) => name.replaceChildren(M.featureName(row)), (error) => { name.textContent = M.visible(error.message); });
+      return el("li", {}, el("a", { href: M.link("feature", run.sweep, run.name, feature) }, el("span", { class: "id" }, el("bdi", {}, M.visible(run.name)), `/${feature}`), " ", name));
+    });
+    return own.length > LISTED ? [...items, el("li", { class: "note" }, `and ${M.count(own.length - LISTED)} more`)] : items;
+  }
 
   function bounds(map, members) {
     let [x0, x1, y0, y1] = [Infinity, -Infinity, Infinity, -Infinity];
@@ -52,7 +89,8 @@
   function makeView(map, canvas, chosen) {
     const all = [...map.x.keys()];
     const at = { x: 0, y: 0, scale: 1 };
-    let lit = null, marked = null, frame = 0;
+    let lit = null, held = null, marked = null, frame = 0, whole = 1;
+    const edge = bounds(map, all);
 
     function look(members, share = 0.9) {
       const b = bounds(map, members);
@@ -63,6 +101,7 @@
       const dots = window.devicePixelRatio || 1;
       canvas.width = canvas.clientWidth * dots;
       canvas.height = canvas.clientHeight * dots;
+      whole = 0.9 * Math.min(canvas.clientWidth / edge.width, canvas.clientHeight / edge.height);
       if (at.scale === 1) look(all);
       else draw();
     }
@@ -125,16 +164,24 @@
       }
       return best;
     }
-    function zoom(by, px = canvas.clientWidth / 2, py = canvas.clientHeight / 2) {
+    function zoom(wanted, px = canvas.clientWidth / 2, py = canvas.clientHeight / 2) {
+      const by = Math.min(NEAREST * whole, Math.max(FARTHEST * whole, at.scale * wanted)) / at.scale;
       const dx = (px - canvas.clientWidth / 2) / at.scale, dy = (canvas.clientHeight / 2 - py) / at.scale;
       at.x += dx - dx / by;
       at.y += dy - dy / by;
       at.scale *= by;
+      unname();
       draw();
     }
+    /** What was named is elsewhere now. */
+    function unname() {
+      marked = null;
+      M.hideTip();
+    }
     function pan(dx, dy) {
-      at.x -= dx / at.scale;
-      at.y += dy / at.scale;
+      at.x = Math.min(edge.x + edge.width / 2, Math.max(edge.x - edge.width / 2, at.x - dx / at.scale));
+      at.y = Math.min(edge.y + edge.height / 2, Math.max(edge.y - edge.height / 2, at.y + dy / at.scale));
+      unname();
       draw();
     }
     async function name(i) {
@@ -150,8 +197,14 @@
       M.showTip(spot, [el("p", {}, el("span", { class: "id" }, el("bdi", {}, M.visible(run.name)), `/${feature}`), " ", M.featureName(row)),
         row.best ? el("p", {}, M.snippet(row.best, row.texts, M.dense(row.best[2], row.best[0].length)[row.best[1]])) : null].filter(Boolean));
     }
-    const view = { draw, fit, zoom, pan, all: () => look(all), light: (c) => { lit = c; draw(); },
-      showCluster: (c) => look(all.filter((i) => map.cluster[i] === c), 0.5),
+    const view = { draw, fit, zoom, pan, all: () => look(all), light: (c) => { lit = c ?? held; draw(); },
+      hold: (c) => {
+        lit = held = c;
+        if (c === null) draw();
+        else look(all.filter((i) => map.cluster[i] === c), 0.5);
+      },
+      now: () => ({ ...at, held }),
+      again: ({ x, y, scale }) => { Object.assign(at, { x, y, scale }); draw(); },
       find: (run, feature) => {
         const i = all.find((k) => map.run[k] === run && map.feature[k] === feature);
         if (i === undefined) return;
@@ -162,7 +215,7 @@
       const i = nearest(x, y);
       if (i === null || (touch && i !== marked)) return name(i);
       const run = M.site.runs[map.runs[map.run[i]]];
-      location.href = M.link("feature", run.sweep, run.name, map.feature[i]);
+      M.go(M.link("feature", run.sweep, run.name, map.feature[i]));
     } });
     new ResizeObserver(fit).observe(canvas);
     window.addEventListener("theme", draw);

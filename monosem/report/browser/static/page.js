@@ -4,22 +4,27 @@
 (() => {
   const { el } = M;
 
-  /** `show(parts, main)` draws the page for the parts of the address; it runs again when the address changes. */
+  /** `show(parts, main, was)` draws the page for the parts of the address; it runs again when the address changes.
+      `was`: what `M.remembering` gave when this page of the browser's history was left. */
   M.view = (show) => {
     let turn = 0;
     const draw = async () => {
       const mine = ++turn;
+      const was = history.state || {};
+      M.remembering = () => ({});
       const main = document.getElementById("main");
       const fresh = el("div", { class: "view" });
       try {
         M.site = await M.load("site");
-        await show(M.route(), fresh);
+        await show(M.route(), fresh, was);
       } catch (error) {
-        fresh.replaceChildren(el("p", { class: "trouble", role: "alert" }, `This cannot be shown. ${M.visible(error.message, 300)}`));
+        fresh.replaceChildren(el("p", { class: "trouble", role: "alert" }, `This cannot be shown. ${M.visible(error.message, 300)} `,
+          el("a", { href: "index.html" }, "Go to the start page.")));
       }
       if (mine !== turn) return;
       M.hideTip();
       main.replaceChildren(fresh);
+      scrollTo(0, was.top || 0);
       document.body.dataset.ready = String(mine);
     };
     document.addEventListener("DOMContentLoaded", () => {
@@ -29,7 +34,20 @@
     window.addEventListener("hashchange", draw);
   };
 
+  /** Keeps with the page, for who comes back to it, how it looks now. */
+  M.remember = () => history.replaceState({ ...M.remembering(), top: scrollY }, "");
+
+  /** Puts what is shown now into the address, without going anywhere. */
+  M.readdress = (page, ...parts) => history.replaceState(history.state, "", `#${M.link(page, ...parts).split("#")[1]}`);
+
+  M.go = (href) => {
+    M.remember();
+    location.href = href;
+  };
+
   function frame() {
+    history.scrollRestoration = "manual";       // what is drawn is not there yet when the browser would scroll
+    document.addEventListener("click", (event) => event.target.closest("a[href]") && M.remember(), { capture: true });
     const form = document.getElementById("find");
     form.addEventListener("submit", (event) => {
       event.preventDefault();
@@ -79,7 +97,7 @@
       const shown = el("bdi", {}, M.visible(text));
       return el("li", {}, href ? el("a", { href }, shown) : el("span", { "aria-current": "page" }, shown));
     }));
-    document.title = `${M.visible(trail.map(([text]) => text).join(" / "), 120)} - monosem`;
+    document.title = `${M.visible(trail.map(([text]) => text).reverse().join(" - "), 120)} - monosem`;
   };
 
   /** The run called by the first two parts of an address, or an error that names what there is. */

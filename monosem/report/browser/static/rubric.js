@@ -22,7 +22,7 @@
     const page = el("div", { class: "rubric" });
     main.append(M.tabs(run, "rubric"), el("header", { class: "head" }, el("h1", {}, "Blind rubric"),
       el("p", { class: "note" }, "Each item is a feature or a neuron; which is not said. Read its logits and its examples, write down what you think it stands for, then mark each interval by that. ",
-        "Answers stay in this browser until you export them; `monosem rubric` marks the file.")), page);
+        "Answers stay in this browser until you export them; ", el("code", {}, "monosem rubric"), " marks the file.")), page);
     const draw = () => {
       page.replaceChildren(bar(state, draw), item(state, draw));
     };

@@ -1,6 +1,6 @@
 "use strict";
 /* The index of a run: all features in a list that is drawn only where it is looked at, sorted, filtered and
-   searched. Address: run.html#sweep/run[/order[/words]]. */
+   searched. Address: run.html#sweep/run[/order[/words[/mode[/where]]]]. */
 
 (() => {
   const { el } = M;
@@ -10,19 +10,25 @@
     ["index", "number"], ["rare", "least often active"], ["random", "random"], ["map", "likeness (1-D map)"]];
   const MODES = [["text", "text, any case"], ["regexi", "regular expression, any case"], ["regex", "regular expression, case-sensitive"]];
 
-  M.view(async (parts, main) => {
+  M.view(async (parts, main, was) => {
     const run = M.findRun(parts);
     M.crumbs(["Start", "index.html"], [run.sweep, M.link("index", "sweep", run.sweep)], [run.name]);
     const raw = await M.load(`${run.sweep}/${run.name}/index`);
     const columns = { density: M.numbers(raw.density), max: M.numbers(raw.max), importance: M.numbers(raw.importance),
       ultralow: M.numbers(raw.ultralow, Uint8Array), order: raw.order ? M.numbers(raw.order, Uint32Array) : null };
-    const state = { run, columns, order: parts[2] || "density", words: parts[3] || "", mode: "text", where: "all", alive: true,
-      band: null, hits: null, search: 0 };
+    const state = { run, columns, order: parts[2] || "density", words: parts[3] || "", mode: parts[4] || "text", where: parts[5] || "all",
+      alive: was.alive ?? true, band: was.band || null, hits: null, search: 0 };
+    M.remembering = () => ({ alive: state.alive, band: state.band, at: list.box.scrollTop });
     const list = makeList(state);
     main.append(top(run), controls(state, list), list.said, list.box);
-    list.refresh();
-    if (state.words) search(state, list);
+    if (state.words) await search(state, list);
+    else list.refresh();
+    requestAnimationFrame(() => { list.box.scrollTop = was.at || 0; });
   });
+
+  function readdress({ run, order, words, mode, where }) {
+    M.readdress("run", run.sweep, run.name, order, ...(words ? [words, mode, where] : []));
+  }
 
   function top(run) {
     const facts = [["features", M.count(run.features)], ["L0", M.number(run.l0)], ["FVU", M.number(run.fvu)],
@@ -62,9 +68,10 @@
       onchange: (event) => { set(event.target.value); },
     }, choices.map(([value, text]) => el("option", { value, selected: value === now }, text))));
     const orders = ORDERS.filter(([name]) => name !== "map" || state.columns.order);
-    const field = el("input", { type: "search", name: "words", value: state.words, placeholder: "e.g. river, or ^ the$", autocomplete: "off", spellcheck: "false" });
+    const field = el("input", { type: "search", name: "words", value: state.words, placeholder: "e.g. river", autocomplete: "off", spellcheck: "false" });
     const again = () => {
       state.words = field.value;
+      readdress(state);
       search(state, list);
     };
     const form = el("form", { class: "controls", role: "search", "aria-label": "features of this run", onsubmit: (event) => {
@@ -76,7 +83,7 @@
       select("in", [["all", "everything"], ["tops", "tokens it fires on"], ["up", "positive logits"], ["best", "strongest example"]], state.where,
         (v) => { state.where = v; again(); }),
       el("button", { type: "submit" }, "Search"),
-      select("Order", orders, state.order, (v) => { state.order = v; list.refresh(); }),
+      select("Order", orders, state.order, (v) => { state.order = v; readdress(state); list.refresh(); }),
       el("label", { class: "check" }, el("input", { type: "checkbox", checked: !state.alive, onchange: (event) => {
         state.alive = !event.target.checked;
         list.refresh();
@@ -110,7 +117,8 @@
     try {
       matches = matcher(state.words, state.mode);
     } catch (error) {
-      return list.say(`This is no regular expression: ${M.visible(error.message, 200)}`);
+      state.hits = new Set();
+      return list.refresh(`This is no regular expression: ${M.visible(error.message, 200)}`);
     }
     const hits = new Set(), { run } = state, per = M.site.rowsPerFile;
     for (let k = 0; k * per < run.features; k++) {
@@ -124,7 +132,8 @@
       if (k % 8 === 7) list.refresh(`searched ${M.count((k + 1) * per)} of ${M.count(run.features)} ...`);
     }
     state.hits = hits;
-    list.refresh();
+    const meant = !hits.size && state.mode === "text" && /[\^$*+?()[\]|\\]/.test(state.words);
+    list.refresh(meant ? "No feature has this text. If it is a regular expression, choose that beside the search." : undefined);
   }
 
   function matcher(words, mode) {
@@ -186,7 +195,7 @@
     M.keys({
       j: () => { box.scrollTop += HEIGHT; },
       k: () => { box.scrollTop -= HEIGHT; },
-      Enter: () => shown.length && (location.href = M.link("feature", state.run.sweep, state.run.name, shown[Math.floor(box.scrollTop / HEIGHT)])),
+      Enter: () => shown.length && M.go(M.link("feature", state.run.sweep, state.run.name, shown[Math.floor(box.scrollTop / HEIGHT)])),
     });
     return { box, said, refresh, say };
   }

@@ -62,7 +62,7 @@
   /** Matches of all words of a question, strongest first; `partly` if no feature matches every word. */
   M.find = async (question) => {
     const whole = M.normal(question);
-    const words = [...new Set(whole.split(/\s+/).filter(Boolean))];
+    const words = [...new Set(whole.split(/[\s_]+/).filter(Boolean))];
     let each = [await matches(whole)];
     if (!each[0].size && words.length > 1) each = await Promise.all(words.map(matches));
     let partly = false;
@@ -80,7 +80,7 @@
   };
 
   /** The results as a view, with a choice of the dictionary. */
-  M.results = async (question, main) => {
+  M.results = async (question, main, was) => {
     const { found, partly } = await M.find(question);
     const shown = el("div", { class: "found" });
     const runs = [...new Set(found.map((m) => m.run))].sort((a, b) => a - b);
@@ -88,16 +88,22 @@
     const usual = found.every(isNeuron) ? found : found.filter((m) => !isNeuron(m));
     const choose = el("select", { "aria-label": "dictionary", onchange: (event) => draw(event.target.value) },
       el("option", { value: "all" }, "all dictionaries"), runs.map((r) => el("option", { value: r }, M.visible(`${M.site.runs[r].sweep}/${M.site.runs[r].name}`))));
+    const said = el("p", { class: "said", role: "status" });
+    let chosen = "all";
     const draw = (which) => {
+      chosen = which;
       const kept = which === "all" ? usual : found.filter((m) => m.run === Number(which));
+      said.replaceChildren(...(found.length ? [`${M.count(kept.length)} features; first those most strongly and most often active on it.`,
+        partly ? " None matches all of the words; these match one." : ""] : none));
       shown.replaceChildren(...HOW.map(([title, note], how) => part(title, note, kept.filter((m) => m.how === how))).filter(Boolean));
     };
-    const none = `No feature matches. ${M.site.search.first.length ? "Try a shorter piece of the word, or one of the kinds on the start page." : ""}`;
+    const none = ["No feature matches. ", ...(M.site.search.first.length ? ["Try a shorter piece of the word, or one of the ",
+      el("a", { href: "index.html" }, "kinds on the start page"), "."] : [])];
     main.append(el("div", { class: "results" }, el("h1", {}, "Features for ", M.word(question)),
-      el("p", { class: "said", role: "status" }, found.length ? `${M.count(usual.length)} features, strongest first.` : none,
-        partly ? " None matches all of the words; these match one." : ""),
-      runs.length > 1 ? choose : null, shown));
-    draw("all");
+said, runs.length > 1 ? choose : null, shown));
+    M.remembering = () => ({ which: chosen });
+    if (runs.map(String).includes(was.which)) choose.value = was.which;
+    draw(choose.value || "all");
   };
 
   function part(title, note, list) {
@@ -110,12 +116,34 @@
     return el("section", {}, el("h2", {}, title, " ", el("span", { class: "n" }, M.count(list.length))), el("p", { class: "note" }, `${note[0].toUpperCase()}${note.slice(1)}.`), rows, more);
   }
 
+  /** Whether an example shows why a feature matches: its token is in the word, or for "near" the word is in its text. */
+  function hasIt([tokens, centre], texts, { how, term }) {
+    if (how !== 1 && how !== 3) return true;
+    const shown = M.joined(tokens.map((t) => texts[t])), text = shown.join("").toLowerCase();
+    const first = shown.slice(0, centre).join("").length, last = first + shown[centre].length;
+    for (let at = text.indexOf(term); at >= 0; at = text.indexOf(term, at + 1)) {
+      if (how === 3 || (at < last && at + term.length > first)) return true;
+    }
+    return false;
+  }
+
+  /** The strongest example of a feature that shows why it matches, with its texts. */
+  async function withIt(run, match) {
+    const per = M.site.featuresPerFile;
+    const chunk = await M.load(`${run.sweep}/${run.name}/features-${Math.floor(match.feature / per)}`);
+    const all = chunk.features[match.feature % per].groups.flatMap(([, list]) => list);
+    const found = all.find((example) => hasIt(example, chunk.texts, match));
+    return found && [found, chunk.texts];
+  }
+
   function hit(match) {
     const run = M.site.runs[match.run];
     const name = el("span", { class: "name" }, "\u2026"), best = el("span", { class: "best" });
     M.rowOf(run, match.feature).then((row) => {
       name.replaceChildren(M.featureName(row), ...row.kinds.slice(0, 3).map((k) => el("span", { class: "kind" }, M.visible(k))));
-      if (row.best) best.replaceChildren(M.snippet(row.best, row.texts, M.dense(row.best[2], row.best[0].length)[row.best[1]]));
+      const show = (example, texts) => best.replaceChildren(M.snippet(example, texts, M.dense(example[2], example[0].length)[example[1]]));
+      if (row.best) show(row.best, row.texts);
+      if (row.best && !hasIt(row.best, row.texts, match)) withIt(run, match).then((found) => found && show(...found), () => {});
     }, (error) => { name.textContent = M.visible(error.message); });
     const why = [`${M.percent(match.share)} of this kind, activation ${M.number(match.activation)}`,
       `activation ${M.number(match.activation)}, ${M.percent(match.share)} of its top examples`,

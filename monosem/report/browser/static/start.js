@@ -5,12 +5,12 @@
 (() => {
   const { el } = M;
 
-  M.view(async (parts, main) => {
+  M.view(async (parts, main, was) => {
     if (parts[0] === "find" && parts[1]) {
       const words = parts.slice(1).join("/");
       M.crumbs(["Start", "index.html"], [`find ${words}`]);
       document.getElementById("find").elements.q.value = words;
-      return M.results(words, main);
+      return M.results(words, main, was);
     }
     const sweeps = parts[0] === "sweep" ? M.site.sweeps.filter((s) => s.name === parts[1]) : M.site.sweeps;
     if (parts[0] === "sweep") M.crumbs(["Start", "index.html"], [parts[1]]);

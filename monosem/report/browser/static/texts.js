@@ -5,16 +5,20 @@
 (() => {
   const { el } = M;
 
-  M.view(async (parts, main) => {
+  M.view(async (parts, main, was) => {
     const run = M.findRun(parts);
     if (!run.texts) throw new Error(`${run.name} has no texts.`);
-    const number = Math.max(0, Math.min(run.texts - 1, Number(parts[2]) || 0));
+    const number = Number(parts[2] || 0);
+    if (!Number.isInteger(number) || number < 0 || number >= run.texts) throw new Error(`${run.name} has texts 0 to ${run.texts - 1}.`);
     M.crumbs(["Start", "index.html"], [run.sweep, M.link("index", "sweep", run.sweep)], [run.name, M.link("run", run.sweep, run.name)], [`text ${number + 1}`]);
     const [overview, text] = await Promise.all([M.load(`${run.sweep}/${run.name}/texts`), M.load(`${run.sweep}/${run.name}/text-${number}`)]);
     const state = { run, text, token: null, feature: null };
     const reading = el("article", { class: "reading", tabindex: "0", "aria-label": "the text; arrow keys go from token to token" });
     const panel = el("aside", { class: "panel", "aria-live": "polite" });
+    M.remembering = () => ({ token: state.token });
     main.append(M.tabs(run, "texts"),
+      el("p", { class: "note" }, "Choose a token to see the features that are active on it: the longer a bar, the closer to the feature's own largest. ",
+        "The text is shaded by how many features are active on a token, or by the feature that is pointed at."),
       el("div", { class: "dataview" },
         el("nav", { class: "textlist", "aria-label": "texts" }, el("ol", {}, overview.map(([domain, opening], n) =>
           el("li", {}, el("a", { href: M.link("texts", run.sweep, run.name, n), "aria-current": n === number ? "page" : null },
@@ -52,7 +56,7 @@
     }
     paint(null);
     const busiest = text.active.reduce((best, flat, j) => (flat.length > text.active[best].length ? j : best), 0);
-    if (spans.length) choose(busiest);
+    if (spans.length) choose(was.token < spans.length ? was.token : busiest);
     M.keys({ n: () => go(run, number + 1), p: () => go(run, number - 1) });
   });
 
