@@ -197,8 +197,8 @@ class Plan:
         collect   rows: slice_tokens * widths * 8;  one subject's entries, thrice, and twice as many candidates:
                   52 slice_tokens L0;  its sums with coordinates, twice: 16 F D;  tiles and room for entries
         merge     entries of a unit: 28 N L0 F_unit / F;  sums with coordinates and decoders: 28 F_unit D;
-                  examples of the group: F_group * places * (24 w + 100);  logits of a batch, of ablated rows, and of
-                  what features add to them
+                  examples of the group, w tokens each: F_group * places * (24 w + 100), and as many ablations as they
+                  have tokens: 56 (w + 1);  logits of a batch, of ablated rows, and of what features add to them
         relate    entries of a run and another by feature and place: 44 N' (L0 + L0')
         all       dictionaries: 8 F D each;  the host, and one forward pass of it
         """
@@ -224,7 +224,8 @@ class Plan:
             + 28 * (u.hi - u.lo) * self.subjects[u.subject].d_in
             for u in group
         )
-        examples = features * self.choice.places * (24 * (2 * c.beside + 1) + 100)
+        w = 2 * c.beside + 1
+        examples = features * self.choice.places * (24 * w + 100 + (56 * (w + 1) if c.ablations != "none" else 0))
         logits = 4 * (4 * (1 << 24) + 3 * (1 << 25) + min(features * self.vocab_size, MOVES_AT_ONCE))
         return entries + examples + logits
 
