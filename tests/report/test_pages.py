@@ -428,3 +428,20 @@ def test_what_looks_like_a_regular_expression_is_said_to(visit, site):
     v.page.select_option(".controls label:has-text('as') select >> nth=0", "regex")
     v.page.wait_for_selector(".said:has-text('no regular expression')")
     assert v.page.query_selector_all(".rows li") == []
+
+
+def test_clusters_come_by_size_and_the_rubric_at_the_item_it_was_left_at(visit, site):
+    v = visit().open(site, "map.html#made")
+    sizes = [int(n) for n in text_of(v.page, ".clusters button .n")]
+    assert len(sizes) > 1 and sizes == sorted(sizes, reverse=True)
+    v.open(site, "rubric.html#made/4x")
+    v.page.keyboard.press("ArrowRight")
+    v.page.keyboard.press("ArrowRight")
+    v.page.reload()
+    v.page.wait_for_selector("[role=status]:has-text('item 3 of')")
+
+
+def test_a_phone_shows_the_runs_with_all_their_figures(visit, site):
+    v = visit(width=390).open(site, "index.html")
+    assert v.page.eval_on_selector(".wide:has(.runs)", "n => n.scrollWidth <= n.clientWidth + 1")
+    assert v.page.is_visible(".runs th:has-text('loss recovered')") and v.page.is_visible(".runs th:has-text('dead')")

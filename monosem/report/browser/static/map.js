@@ -30,12 +30,12 @@
       el("div", { class: "mapview" },
         el("div", { class: "mapbox" }, canvas, el("div", { class: "zoom" }, button("+", "nearer", () => view.zoom(1.5)), button("\u2212", "farther", () => view.zoom(1 / 1.5)), button("\u2922", "everything", view.all)), legend),
         el("nav", { class: "clusters", "aria-label": "clusters" }, el("h2", {}, `${M.count(map.clusters.length)} clusters`),
-          el("ol", {}, map.clusters.map((_, c) => clusterItem(map, view, c))))));
+          el("ol", {}, bySize(map).map((c) => clusterItem(map, view, c))))));
     M.remembering = view.now;
     requestAnimationFrame(() => {
       view.fit();
       if (was.scale) view.again(was);
-      const held = was.held === null || was.held === undefined ? null : main.querySelectorAll(".clusters > ol > li > button")[was.held];
+      const held = was.held === null || was.held === undefined ? null : main.querySelector(`.clusters [data-cluster="${Number(was.held)}"]`);
       if (held) {
         held.click();
         view.again(was);
@@ -46,6 +46,10 @@
     M.keys({ "+": () => view.zoom(1.4), "=": () => view.zoom(1.4), "-": () => view.zoom(1 / 1.4), 0: view.all,
       ArrowLeft: () => view.pan(60, 0), ArrowRight: () => view.pan(-60, 0), ArrowUp: () => view.pan(0, 60), ArrowDown: () => view.pan(0, -60) });
   });
+
+  function bySize(map) {
+    return [...map.clusters.keys()].sort((a, b) => map.clusters[b][1] - map.clusters[a][1] || a - b);
+  }
 
   /** A cluster in the list: choosing it lights it up, for as long as it is chosen, and lists its members. */
   function clusterItem(map, view, c) {
@@ -62,7 +66,7 @@
       if (opening && !members.children.length) members.append(...memberLinks(map, c));
       view.hold(opening ? c : null);
     };
-    const button = el("button", { type: "button", "aria-expanded": "false", onclick: toggle, onpointerenter: () => view.light(c), onpointerleave: () => view.light(null) },
+    const button = el("button", { type: "button", "aria-expanded": "false", "data-cluster": c, onclick: toggle, onpointerenter: () => view.light(c), onpointerleave: () => view.light(null) },
       el("span", { class: "name" }, words.map((w) => M.word(w))), el("span", { class: "n" }, M.count(size)));
     return el("li", {}, button, members);
   }

@@ -13,12 +13,13 @@
   ];
   const INTERPRETATION = "interpretation";
 
-  M.view(async (parts, main) => {
+  M.view(async (parts, main, was) => {
     const run = M.findRun(parts);
     M.crumbs(["Start", "index.html"], [run.sweep, M.link("index", "sweep", run.sweep)], [run.name, M.link("run", run.sweep, run.name)], ["rubric"]);
     const exercise = await M.load(`${run.sweep}/${run.name}/rubric`);
     const state = { exercise, answers: read(exercise.key), item: 0 };
-    state.item = Math.max(0, exercise.items.findIndex((item) => !done(state, item)));
+    state.item = was.item ?? Math.max(0, exercise.items.findIndex((item) => !done(state, item)));
+    M.remembering = () => ({ item: state.item });
     const page = el("div", { class: "rubric" });
     main.append(M.tabs(run, "rubric"), el("header", { class: "head" }, el("h1", {}, "Blind rubric"),
       el("p", { class: "note" }, "Each item is a feature or a neuron; which is not said. Read its logits and its examples, write down what you think it stands for, then mark each interval by that. ",
@@ -60,6 +61,7 @@
     state.item = Math.max(0, Math.min(state.exercise.items.length - 1, state.item + by));
     draw();
     scrollTo(0, 0);
+    M.remember();
   }
 
   function bar(state, draw) {
