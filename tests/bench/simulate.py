@@ -39,6 +39,7 @@ from monosem.plan.devices import DATASHEET, EFFICIENCY, Datasheet
 from monosem.plan.memory import CHECKPOINT
 from monosem.sae.config import SaeConfig
 from monosem.stages.budget import shapes_of
+from monosem.stages.calibrate import measured_crowd
 from monosem.stages.learning import make_harvester
 from monosem.stages.prepare import prepare_stream
 from monosem.store.store import open_store
@@ -80,6 +81,7 @@ def values(case: Case, steps: int, store: str) -> list[str]:
         f"sae.expansion_factor=[{','.join(map(str, case.sizes))}]", f"train.batch_size={BATCH}", f"train.steps={steps}",
         "train.resample_steps=[]", f"train.checkpoint_every={EVERY}", "learner.pack_parameters=0", "learner.threads=1",
         f"stream.workers={case.workers}", "evaluate.rows=1024", "evaluate.contexts=1", "track.wandb=disabled",
+        "features.enabled=false",
     ]  # fmt: skip
 
 
@@ -98,7 +100,7 @@ def median_s(work, turns: int = 9) -> float:
 @dataclass(frozen=True)
 class Rates:
     """item_s of an item with its digest; mix_s and read_s per row; step_s and commit_s by expansion factor; start_s of a
-    process until its first step."""
+    process until its first step; crowd: how learners on the same cores get in each other's way (`stages.calibrate`)."""
 
     item_s: float
     mix_s: float
@@ -106,6 +108,7 @@ class Rates:
     step_s: dict[int, float]
     commit_s: dict[int, float]
     start_s: float
+    crowd: float
 
 
 def measured_rates(spec, store: str, sizes: set[int]) -> Rates:
@@ -125,7 +128,9 @@ def measured_rates(spec, store: str, sizes: set[int]) -> Rates:
             x = torch.randn(BATCH, 512).relu_()
             step_s[size] = median_s(lambda learner=learner, x=x: learner.step(x))
             commit_s[size] = _commit(learner, store)
-    return Rates(item_s, mix_s, read_s, step_s, commit_s, _start_s(store))
+    with torch_threads(1):
+        crowd = measured_crowd(spec_sae(1), load_job(SweepJob, str(JOB), values(CASES["1 worker, 1 pack"], 1, store)))
+    return Rates(item_s, mix_s, read_s, step_s, commit_s, _start_s(store), crowd)
 
 
 def spec_sae(size: int) -> SaeConfig:
@@ -155,7 +160,9 @@ def _commit(learner: Learner, store: str) -> float:
     from monosem.store.checkpoints import CheckpointLog
 
     log, steps = CheckpointLog(open_store(store), "probe"), iter(range(100))
-    return median_s(lambda: log.commit(next(steps), learner.state(), {}), 5)
+    taken = median_s(lambda: log.commit(next(steps), learner.state(), {}), 5)
+    log.clear()  # the next learner's come under the same steps
+    return taken
 
 
 def _start_s(store: str) -> float:
@@ -207,7 +214,8 @@ def kill_one(process: subprocess.Popen, kind: str, log: Path) -> None:
 
 def setup_of(case: Case, spec, rates: Rates, steps: int, kills: tuple = ()) -> Setup:
     order = spec.order
-    groups = tuple(Group(rates.step_s[s] / BATCH, rates.commit_s[s]) for s in case.sizes)
+    slower = rates.crowd if len(case.sizes) > 1 else 1.0
+    groups = tuple(Group(rates.step_s[s] * slower / BATCH, rates.commit_s[s]) for s in case.sizes)
     mix_s = rates.mix_s + rates.read_s * len(groups)  # readers read ahead, beside their steps
     return Setup(
         groups=groups, rows=steps * BATCH, item_s=rates.item_s, item_rows=order.segment_rows // order.items_per_block,
