@@ -3,7 +3,7 @@
     python tests/bench/simulate.py --check [--steps 600]      real sweeps on Ray, and the simulation of each
     python tests/bench/simulate.py --scale [--days 7] [--mtbf-hours 50000] [--restart-s 300] [--store-gb-s 1.0]
 
---check measures, each by itself and on one core: a work item, a segment's mixing per row, a learner's step, its reading
+--check measures, each on one core while another process keeps the other one busy: a work item, a segment's mixing per row, a learner's step, its reading
 per row, and the start of a process; then runs sweeps with 1 and 2 workers, one and three packs, and one whose learner is
 killed, and compares rows/s, the share of time spent waiting, and the whole time. Goal: within 20 %.
 
@@ -21,6 +21,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -39,7 +40,6 @@ from monosem.plan.devices import DATASHEET, EFFICIENCY, Datasheet
 from monosem.plan.memory import CHECKPOINT
 from monosem.sae.config import SaeConfig
 from monosem.stages.budget import shapes_of
-from monosem.stages.calibrate import measured_crowd
 from monosem.stages.learning import make_harvester
 from monosem.stages.prepare import prepare_stream
 from monosem.store.store import open_store
@@ -100,7 +100,7 @@ def median_s(work, turns: int = 9) -> float:
 @dataclass(frozen=True)
 class Rates:
     """item_s of an item with its digest; mix_s and read_s per row; step_s and commit_s by expansion factor; start_s of a
-    process until its first step; crowd: how learners on the same cores get in each other's way (`stages.calibrate`)."""
+    process until its first step."""
 
     item_s: float
     mix_s: float
@@ -108,7 +108,19 @@ class Rates:
     step_s: dict[int, float]
     commit_s: dict[int, float]
     start_s: float
-    crowd: float
+
+
+@contextmanager
+def busy_neighbour():
+    """Another process steps beside this one: in a sweep all cores are busy, and share caches and memory."""
+    code = "from monosem.stages import calibrate as c; c.keep_stepping(threads=1, d_in=512, rows=2048, precision='bf16')"
+    other = subprocess.Popen([sys.executable, "-c", f"while True:\n    {code}"], stdout=subprocess.PIPE)
+    try:
+        other.stdout.readline()
+        yield
+    finally:
+        other.kill()
+        other.wait()
 
 
 def measured_rates(spec, store: str, sizes: set[int]) -> Rates:
@@ -128,9 +140,7 @@ def measured_rates(spec, store: str, sizes: set[int]) -> Rates:
             x = torch.randn(BATCH, 512).relu_()
             step_s[size] = median_s(lambda learner=learner, x=x: learner.step(x))
             commit_s[size] = _commit(learner, store)
-    with torch_threads(1):
-        crowd = measured_crowd(spec_sae(1), load_job(SweepJob, str(JOB), values(CASES["1 worker, 1 pack"], 1, store)))
-    return Rates(item_s, mix_s, read_s, step_s, commit_s, _start_s(store), crowd)
+    return Rates(item_s, mix_s, read_s, step_s, commit_s, _start_s(store))
 
 
 def spec_sae(size: int) -> SaeConfig:
@@ -214,8 +224,7 @@ def kill_one(process: subprocess.Popen, kind: str, log: Path) -> None:
 
 def setup_of(case: Case, spec, rates: Rates, steps: int, kills: tuple = ()) -> Setup:
     order = spec.order
-    slower = rates.crowd if len(case.sizes) > 1 else 1.0
-    groups = tuple(Group(rates.step_s[s] * slower / BATCH, rates.commit_s[s]) for s in case.sizes)
+    groups = tuple(Group(rates.step_s[s] / BATCH, rates.commit_s[s]) for s in case.sizes)
     mix_s = rates.mix_s + rates.read_s * len(groups)  # readers read ahead, beside their steps
     return Setup(
         groups=groups, rows=steps * BATCH, item_s=rates.item_s, item_rows=order.segment_rows // order.items_per_block,
@@ -241,7 +250,8 @@ def check(steps: int, names: list[str]) -> dict:
         base = f"{directory}/rates"
         job = load_job(SweepJob, str(JOB), values(CASES[names[0]], steps, base))
         spec = prepare_stream(job, open_store(job.store))
-        rates = measured_rates(spec, base, {size for name in names for size in CASES[name].sizes})
+        with busy_neighbour():
+            rates = measured_rates(spec, base, {size for name in names for size in CASES[name].sizes})
         say(f"rates: {rates}")
         say(f"\n{'':22} {'rows/s':>18} {'waiting':>15} {'seconds':>16} {'ratio':>6}")
         undisturbed = 0.0
