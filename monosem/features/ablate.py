@@ -209,4 +209,3 @@ def _token_losses(logits_BTV: Tensor, tokens_BT: Tensor) -> Tensor:
     B, T, V = logits_BTV.shape
     found = loss(logits_BTV[:, :-1].reshape(-1, V), tokens_BT[:, 1:].reshape(-1)).view(B, T - 1)
     return torch.nn.functional.pad(found, (1, 0))
-

@@ -23,6 +23,10 @@ Ends = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]
 """up, their changes, down, their changes: [a, CHANGES], tokens int32, changes float32."""
 
 
+def empty_ends(n: int) -> Ends:
+    return tuple(np.zeros((n, CHANGES), kind) for kind in (np.int32, np.float32) * 2)
+
+
 @dataclass(frozen=True)
 class Ablations:
     """m ablations of a feature on a token: row of the batch, feature, activation; asked: whether logits are listed."""
@@ -33,8 +37,7 @@ class Ablations:
     asked: np.ndarray
 
     def no_ends(self) -> Ends:
-        shape = (int(self.asked.sum()), CHANGES)
-        return tuple(np.zeros(shape, kind) for kind in (np.int32, np.float32) * 2)
+        return empty_ends(int(self.asked.sum()))
 
     def parts(self, step: int):
         """(first, last, which of the asked ones they are) of `step` at a time."""
@@ -117,9 +120,8 @@ def loss(logits_nV: Tensor, token_n: Tensor) -> Tensor:
 
 def ends_of(after_nV: Tensor, after: np.ndarray, before_mV: Tensor, before: np.ndarray) -> Ends:
     """Of rows `after` of one against rows `before` of the other."""
-    up, down = (np.zeros((len(after), CHANGES), np.int32) for _ in range(2))
-    up_values, down_values = (np.zeros((len(after), CHANGES), np.float32) for _ in range(2))
+    ends = empty_ends(len(after))
     logits_n, logits_m = (t.float().contiguous().numpy() for t in (after_nV, before_mV))
     rows = (logits_n, after, logits_m, before)
-    shared_out(loops.changes, len(after), *rows, CHANGES, up, up_values, down, down_values)
-    return up, up_values, down, down_values
+    shared_out(loops.changes, len(after), *rows, CHANGES, *ends)
+    return ends

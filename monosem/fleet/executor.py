@@ -1,9 +1,10 @@
 """The executor that works on Ray: reach a cluster, check that the job fits, run the fleet."""
 
 import os
-from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
+
+import torch
 
 from monosem.config.job import SweepJob
 from monosem.errors import InputError
@@ -11,7 +12,6 @@ from monosem.fleet.cluster import connected, set_environment
 from monosem.fleet.features import FeatureTasks
 from monosem.fleet.policy import CPUS, Shape, needs
 from monosem.plan.cost import GroupShape
-from monosem.plan.placement import places_for_ranks
 from monosem.stages.budget import Need, Shapes, memory_plan, object_store_bytes, shapes_of
 from monosem.stages.executor import Keeping, Report, Status, open_writers, tee_of
 from monosem.stages.features import TaskRunner, inline_tasks
@@ -31,7 +31,7 @@ class RayExecutor:
         self.local = address is None
 
     def plan(self, shapes: Shapes, runs: tuple[RunSpec, ...], keeps: bool) -> list[Need]:
-        job = _settled(shapes.job, runs, 0, os.cpu_count() or 1)
+        job = settled(shapes.job, runs, torch.cuda.device_count(), os.cpu_count() or 1)
         shapes, learner = replace(shapes, job=job), job.learner
         packs, mesh = pack_runs(runs, learner.pack_parameters), GroupShape.of(learner)
         return memory_plan(shapes, packs, inline=False, keeps=keeps, mesh=mesh)
@@ -54,20 +54,17 @@ class RayExecutor:
         with connected(self.address, object_store_bytes(shapes_of(spec))), stop_on_signal() as should_stop:
             import ray  # its settings stand only now
 
-            from monosem.fleet.supervisor import Supervisor
+            from monosem.fleet.supervisor import Supervisor, say
 
             have = ray.cluster_resources()
             runs = [run for pack in packs for run in pack]
-            job = _settled(spec.job, runs, int(have.get("GPU", 0)), int(have.get("CPU", 0)))
+            job = settled(spec.job, runs, int(have.get("GPU", 0)), int(have.get("CPU", 0)))
+            if job != spec.job:
+                say(f"learner.replicas=0: {job.learner.replicas} for each learner group, by what the cluster has")
             spec = replace(spec, job=job)
             room = room_for_groups(spec, bool(packs), keepers)
             room = min(room, self.groups or room)
             return Supervisor(spec, packs, room, keeping).supervise(should_stop, report)
-
-
-def _settled(job: SweepJob, runs: Sequence[RunSpec], gpus: int, cores: int) -> SweepJob:
-    workers = job.stream.workers if job.stream.from_ is None else 0
-    return settled(job, runs, places_for_ranks(gpus, cores, workers, job.learner.threads))
 
 
 def room_for_groups(spec: SweepSpec, trains: bool, keepers: int) -> int:

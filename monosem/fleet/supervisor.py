@@ -109,7 +109,7 @@ class Supervisor:
         except IntegrityError as error:
             ray.kill(worker)
             self.wanted_workers -= 1
-            _say(f"worker {number} is not let in: {error}")
+            say(f"worker {number} is not let in: {error}")
             if not self.workers and not self.joining:
                 raise
             return
@@ -132,7 +132,7 @@ class Supervisor:
             packs = self.waves.pop(0)
             if self.waves:
                 later = sum(len(pack) for wave in self.waves for pack in wave)
-                _say(f"{sum(map(len, packs))} runs begin; {later} wait for room, until these have ended")
+                say(f"{sum(map(len, packs))} runs begin; {later} wait for room, until these have ended")
             for pack in packs:
                 self._start_learner(pack, PackHistory())
 
@@ -210,7 +210,7 @@ class Supervisor:
 
     def _on_death(self, kind: str, number: int, error: Exception) -> None:
         who = "worker" if kind == "canary" else kind
-        _say(f"{who} {number} died ({_reason(error)}); starting a successor")
+        say(f"{who} {number} died ({_reason(error)}); starting a successor")
         if kind != "learner":
             self.stream_deaths += 1
             if self.stream_deaths > STREAM_DEATHS:
@@ -255,7 +255,7 @@ class Supervisor:
         line = self.room.look()
         if line is None:
             return
-        _say(line)
+        say(line)
         if self.room.wanted.workers:
             self._scale(self.room.shape.workers)
         shape = self.room.shape
@@ -302,7 +302,7 @@ class Supervisor:
             return
         wanted = self.control.wish()
         if wanted is not None:
-            _say(f"{wanted} model workers asked for, {len(self.workers)} there")
+            say(f"{wanted} model workers asked for, {len(self.workers)} there")
             self.room.want_workers(wanted)
             self._scale(self.room.shape.workers)
             self.answered = False
@@ -321,7 +321,7 @@ class Supervisor:
             group.seen |= any((n, i) in answers for i in range(len(group.actors)))
             paces = [answers[n, i].step_s if (n, i) in answers else 0.0 for i in range(len(group.actors))]
             for line in group.news(paces):
-                _say(line)
+                say(line)
         for status in statuses.values():
             total.steps |= status.steps
             total.errors |= status.errors
@@ -334,9 +334,9 @@ class Supervisor:
             self.stream_deaths, self.progress = 0, progress
         for news in self._ask({n: shard.tell_news.remote() for n, shard in self.shards.items()}).values():
             for line in news:
-                _say(line)
+                say(line)
         for line in self.spills.look():
-            _say(line)
+            say(line)
         return total
 
     def _ask(self, calls: dict[int, object]) -> dict:
@@ -351,7 +351,7 @@ class Supervisor:
 
     def _stop(self) -> None:
         """Ask every reader for a checkpoint at its next step, and wait for them."""
-        _say("stopping after a checkpoint")
+        say("stopping after a checkpoint")
         calls = [call for call, (kind, _) in self.watched.items() if kind in ("learner", "keeper")]
         for actors in self.readers.values():
             for actor in actors:
@@ -367,6 +367,6 @@ def _reason(error: BaseException) -> str:
     return type(error).__name__ if isinstance(error, ray.exceptions.RayError) else f"{type(error).__name__}: {error}"
 
 
-def _say(text: str) -> None:
+def say(text: str) -> None:
     sys.stderr.write(f"monosem: {text}\n")
     sys.stderr.flush()

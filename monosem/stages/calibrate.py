@@ -89,7 +89,7 @@ def measure(job: SweepJob, saes: Sequence[SaeConfig], host: HostModel | None, st
         tick()
         evaluate, draw = _evaluate_rate(learner), _draw_rate(learner.config)
         tick()
-        crowd = measured_crowd(shapes[0], job)
+        crowd = _crowd(shapes[0], job)
     item_s, start = _item_s(job, host) if host else 0.0, _start_s()
     tick()
     return Measured(machine_name(), job.learner.threads, seconds, item_s, commit, evaluate, draw, start,
@@ -215,7 +215,7 @@ def _draw_rate(config: SaeConfig) -> float:
     return config.n_parameters / (time.perf_counter() - began)
 
 
-def measured_crowd(sae: SaeConfig, job: SweepJob) -> float:
+def _crowd(sae: SaeConfig, job: SweepJob) -> float:
     """Two learners' steps beside each other, by what they would take if cores were shared without loss; at least 1."""
     if torch.cuda.is_available():
         return 1.0

@@ -16,7 +16,7 @@ from monosem.plan.devices import DATASHEET, EFFICIENCY, Datasheet, Measured
 from monosem.plan.hosts import HostShape, forward_flops, from_outline
 from monosem.plan.memory import CHECKPOINT, DENSE_AT_FIRST, RankMemory, rank_memory, storage_bytes
 from monosem.plan.pace import Pace, StreamPace, together, wave_pace
-from monosem.plan.placement import Group, Room, places_for_ranks, suggest, waves
+from monosem.plan.placement import Group, Room, suggest, waves
 from monosem.stages.budget import (
     BASE,
     DEVICE_RESERVE,
@@ -66,8 +66,7 @@ def outline_job(job: SweepJob, inline: bool = False, cluster: Cluster | None = N
         if run.sae.d_sae < job.learner.feature_shards:
             raise InputError(f"learner.feature_shards={job.learner.feature_shards}: run {run.name} has {run.sae.d_sae}")
     if cluster and not inline:
-        workers = job.stream.workers if job.stream.from_ is None else 0
-        job = settled(job, runs, places_for_ranks(cluster.gpus, cluster.cores, workers, job.learner.threads))
+        job = settled(job, runs, cluster.gpus, cluster.cores)
     shapes = Shapes(job, order_of(job, 2**40), host.widths, host.bytes, host.vocab_size)
     packs = [list(runs)] if inline else pack_runs(runs, job.learner.pack_parameters)
     mesh = GroupShape.of(job.learner)

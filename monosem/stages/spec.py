@@ -11,7 +11,7 @@ from monosem.config.job import TOP_K, SweepJob
 from monosem.config.load import to_plain
 from monosem.errors import InputError
 from monosem.learn.mesh import Seat
-from monosem.plan.placement import replicas_for
+from monosem.plan.placement import places_for_ranks, replicas_for
 from monosem.rows.order import StreamOrder
 from monosem.rows.quality import measure_quality
 from monosem.sae.config import SaeConfig
@@ -167,11 +167,12 @@ def pack_runs(runs: tuple[RunSpec, ...], max_parameters: int) -> list[list[RunSp
     return packs
 
 
-def settled(job: SweepJob, runs: Sequence[RunSpec], places: int) -> SweepJob:
-    """The job with `learner.replicas: 0` made a number, by how many ranks there are places for."""
+def settled(job: SweepJob, runs: Sequence[RunSpec], gpus: int, cores: int) -> SweepJob:
+    """The job with `learner.replicas: 0` made a number, by what there is for ranks."""
     c = job.learner
     if c.replicas or not runs:
-        return replace(job, learner=replace(c, replicas=max(1, c.replicas)))
+        return job
+    places = places_for_ranks(gpus, cores, job.stream.workers if job.stream.from_ is None else 0, c.threads)
     groups, smallest = len(pack_runs(tuple(runs), c.pack_parameters)), min(run.sae.d_sae for run in runs)
     replicas = replicas_for(c.slots, c.feature_shards, groups, places, smallest)
     return replace(job, learner=replace(c, replicas=replicas))

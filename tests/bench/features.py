@@ -3,8 +3,8 @@
     python -m tests.bench.features STORE/sweeps/SWEEP/runs/8x STORE/sweeps/SWEEP/runs/64x [features.tokens=... ...]
 
 Each pass runs in a process of its own, from nothing, on a copy of the run's sweep without its features. `product` is the
-encoder's product on as many rows, alone, in the tiles that the pass makes, timed between its tasks. L0 should be equal for the ratio to mean
-anything.
+encoder's product on as many rows, alone, in the tiles that the pass makes, timed between its tasks. L0 should be equal
+for the ratio to mean anything.
 """
 
 import json

@@ -3,8 +3,8 @@
     python tests/bench/simulate.py --check [--steps 600]      real sweeps on Ray, and the simulation of each
     python tests/bench/simulate.py --scale [--days 7] [--mtbf-hours 50000] [--restart-s 300] [--store-gb-s 1.0]
 
---check measures, each on one core while another process keeps the other one busy: a work item, a segment's mixing per row, a learner's step, its reading
-per row, and the start of a process; then runs sweeps with 1 and 2 workers, one and three packs, and one whose learner is
+--check measures, each on one core while another process keeps the other one busy: a work item, a segment's mixing per
+row, a learner's step, its reading per row, and the start of a process; then runs sweeps with 1 and 2 workers, one and three packs, and one whose learner is
 killed, and compares rows/s, the share of time spent waiting, and the whole time. Goal: within 20 %.
 
 --scale is weak scaling: one dictionary of 131,072 features per shard on a residual stream 4,096 wide, one sixteenth of the

@@ -34,6 +34,7 @@ def test_replicas_leave_no_trace_though_a_rank_dies(tiny_job, tmp_path, inline_d
         kill_tree(process.pid)
     assert process.returncode == 0, out
     assert "learner" in out and "starting a successor" in out
+    assert ("learner.replicas=0: " in out) == (replicas == 0)
     assert digests(store) == inline_digests
 
 

@@ -351,7 +351,7 @@ def test_who_goes_back_finds_a_page_as_it_was_left(visit, site):
     v.page.wait_for_timeout(200)
     v.page.click(".rows li a >> nth=5")
     _back(v, ".rows li")
-    assert v.page.eval_on_selector(".scroller", "n => n.scrollTop") == 120
+    v.page.wait_for_function("document.querySelector('.scroller').scrollTop === 120")
     assert v.page.eval_on_selector(".controls label:has-text('Order') select", "n => n.value") == "rare"
     v.page.reload()
     v.page.wait_for_selector(".rows li")
@@ -414,7 +414,8 @@ def test_the_map_cannot_be_lost(visit, site):
 
 def test_a_match_is_shown_where_the_word_is(visit, site):
     v = visit().open(site, "index.html#find/river")
-    v.page.wait_for_timeout(500)
+    v.page.wait_for_function("""[...document.querySelectorAll(".results .best")].every((n) => n.textContent)""")
+    v.page.wait_for_timeout(500)  # previews without the word are exchanged for others
     active = v.page.eval_on_selector_all(".results section:has(h2:has-text('Active on it')) .best", "nodes => nodes.map((n) => n.textContent)")
     assert active and all("river" in text.lower() for text in active)
 
