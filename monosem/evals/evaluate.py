@@ -12,6 +12,7 @@ from monosem.config.job import EvalConfig
 from monosem.evals.recovered import RecoveredMeter
 from monosem.evals.sparsity import DENSE, density_histogram, measure_sparsity
 from monosem.host.model import HostModel
+from monosem.memory import return_freed_memory
 from monosem.sae.model import Sae
 from monosem.text.domains import counted_domains
 from monosem.text.index import context_tokens
@@ -56,6 +57,7 @@ class Evaluator:
         """Figures of a dictionary; `monosem evaluate` prints them, and each run's record holds them as `metrics`."""
         sae = sae.to(self.device)
         sparsity = measure_sparsity(sae, self._rows(), self.domains[0])
+        return_freed_memory()  # the meter's blocks are of other sizes
         recovered = self.meter.measure(sae)
         metrics = {
             "l0": sparsity.l0,

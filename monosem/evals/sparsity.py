@@ -17,8 +17,10 @@ ULTRALOW = 1e-6
 """Density below which a feature is in the ultralow-density cluster. Bricken et al. 2023."""
 DENSE = 1e-2
 """Density above which a feature is too common to mean one thing: many of them say that L1 is too low. Same place."""
-CHUNK_ELEMENTS = 1 << 26
+CHUNK_ELEMENTS = 1 << 25
 """Feature activations held at a time; rows are taken in chunks of this many elements."""
+
+COUNTED_ELEMENTS = 1 << 22
 
 
 def row_chunks(x: Tensor, d_sae: int) -> tuple[Tensor, ...]:
@@ -113,11 +115,10 @@ def measure_sparsity(sae: Sae, batches: Iterable[Sequence[Tensor]], domains: Seq
         group = rest[0] if rest else torch.zeros(len(x_whole), dtype=torch.int64)
         chunks = (row_chunks(t, F) for t in (x_whole, y_whole, group))
         for x, y, group_n in zip(*chunks, strict=True):
-            f = sae.encode(x)
-            y_hat = sae.decode(f, x)
-            fired_F += torch.count_nonzero(f, dim=0).cpu()
+            y_hat, active_n, active_F = _pass(sae, x)
+            fired_F += active_F.cpu()
             error = (y_hat - y).double().square().sum(dim=1)
-            moments.add(group_n, torch.count_nonzero(f, dim=1), error, y)
+            moments.add(group_n, active_n, error, y)
             totals += _alike(y.double(), y_hat.double()).cpu()
     all_rows = moments.whole()
     rows = int(all_rows.n)
@@ -129,6 +130,18 @@ def measure_sparsity(sae: Sae, batches: Iterable[Sequence[Tensor]], domains: Seq
         cosine, ratio, squares / product if product else float("nan"), float(all_rows.error) / rows,
         _by_domain(moments, domains),
     )  # fmt: skip
+
+
+def _pass(sae: Sae, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Reconstructions; active features per row, and rows per active feature, int64.
+
+    Counted in pieces: a sum of booleans makes integers of 8 bytes of all of them first.
+    """
+    f = sae.encode(x)
+    pieces = (f != 0).split(max(1, COUNTED_ELEMENTS // f.shape[1]))
+    active_n = torch.cat([piece.sum(dim=1) for piece in pieces])
+    active_F = sum(piece.sum(dim=0) for piece in pieces)
+    return sae.decode(f, x), active_n, active_F
 
 
 def _alike(y_nO: Tensor, y_hat_nO: Tensor) -> Tensor:

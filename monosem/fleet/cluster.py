@@ -8,6 +8,10 @@ from pathlib import Path
 
 from monosem.errors import InputError
 
+ONE_HEAP = {"MALLOC_ARENA_MAX": "1"}
+"""Ray runs actors' methods in threads, and glibc gives a thread a heap that holds no block above 64 MiB: what a step
+frees would go back to the system and be paged in anew by the next (1.43 s instead of 0.99 for 131,072 features)."""
+
 
 def set_environment(address: str | None) -> None:
     """Settings that Ray reads when it is imported; call this before anything imports it.
@@ -18,6 +22,9 @@ def set_environment(address: str | None) -> None:
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     os.environ.setdefault("RAY_DEDUP_LOGS", "0")
+    if address is None:
+        for name, value in ONE_HEAP.items():
+            os.environ.setdefault(name, value)  # the processes of a Ray of our own inherit it
     if "RAY_AUTH_MODE" in os.environ:
         return
     if address is None:
@@ -44,7 +51,9 @@ def connected(address: str | None, store_bytes: int) -> Iterator[None]:
                 logging_level="warning",
             )
         else:
-            ray.init(address=address, log_to_driver=True, logging_level="warning")
+            ray.init(
+                address=address, log_to_driver=True, logging_level="warning", runtime_env={"env_vars": ONE_HEAP}
+            )
     except (ConnectionError, ValueError, RuntimeError) as error:
         raise InputError(f"cannot start or reach Ray (--address {address}): {error}") from error
     try:

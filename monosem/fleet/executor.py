@@ -10,9 +10,8 @@ from monosem.config.job import SweepJob
 from monosem.errors import InputError
 from monosem.fleet.cluster import connected, set_environment
 from monosem.fleet.features import FeatureTasks
-from monosem.fleet.policy import CPUS, Shape, needs
 from monosem.plan.cost import GroupShape
-from monosem.stages.budget import Need, Shapes, memory_plan, object_store_bytes, shapes_of
+from monosem.stages.budget import Need, Shapes, memory_plan, object_store_bytes, ranks_by_cores, shapes_of
 from monosem.stages.executor import Keeping, Report, Status, open_writers, tee_of
 from monosem.stages.features import TaskRunner, inline_tasks
 from monosem.stages.signals import stop_on_signal
@@ -74,23 +73,14 @@ def room_for_groups(spec: SweepSpec, trains: bool, keepers: int) -> int:
     """
     import ray
 
-    stream = spec.job.stream
-    live = stream.from_ is None
-    ranks = GroupShape.of(spec.job.learner).ranks if trains else 0
-    beside = Shape(stream.workers if live else 0, 0, 0)
-    others = needs(beside, 1, stream.shards if live else 0, keepers, 0)["CPU"]
     have = ray.cluster_resources()
-    room = int((have.get("CPU", 0) - others + 1e-6) / (ranks * CPUS["learner"])) if trains else 0
-    if have.get("CPU", 0) < others or (trains and room < 1):
-        raise InputError(
-            f"stream.workers={stream.workers}, stream.shards={stream.shards} and a learner of {ranks} "
-            f"rank{'s' if ranks > 1 else ''} (learner.replicas x learner.feature_shards) need "
-            f"{others + ranks * CPUS['learner']:.1f} CPUs, the cluster has {have.get('CPU', 0):.0f}; ask for fewer"
-        )
+    ranks = ranks_by_cores(spec.job, have.get("CPU", 0), trains, keepers)
+    live = spec.job.stream.from_ is None
     stored, place = object_store_bytes(shapes_of(spec)), have.get("object_store_memory", 0)
     if live and stored > place:
         raise InputError(
-            f"stream.ahead_rows={stream.ahead_rows:,}: the stream keeps {stored / 2**20:,.0f} MiB in Ray's object "
-            f"store, the cluster has {place / 2**20:,.0f}; lower it, or start nodes with more --object-store-memory"
+            f"stream.ahead_rows={spec.job.stream.ahead_rows:,}: the stream keeps {stored / 2**20:,.0f} MiB in Ray's "
+            f"object store, the cluster has {place / 2**20:,.0f}; lower it, or start nodes with more "
+            "--object-store-memory"
         )
-    return room
+    return ranks // GroupShape.of(spec.job.learner).ranks if trains else 0

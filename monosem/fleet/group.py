@@ -7,7 +7,8 @@ from ray.util.placement_group import placement_group, remove_placement_group
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from monosem.fleet.learners import LearnerActor
-from monosem.fleet.policy import CPUS, slow_ranks
+from monosem.fleet.policy import slow_ranks
+from monosem.plan.placement import CPUS
 from monosem.stages.spec import RunSpec, SweepSpec, seats
 
 

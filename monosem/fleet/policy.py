@@ -9,8 +9,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
 
-CPUS = {"worker": 0.2, "shard": 0.1, "learner": 0.5, "keeper": 0.1}
-"""Shares asked of Ray's scheduler; real use is set by the threads of the job file."""
+from monosem.plan.placement import cpus_of
+
 SLOW = 1.5
 """A rank whose own work takes this many times that of the median of its group is slow."""
 RESTARTS = 3
@@ -60,8 +60,7 @@ class Shape:
 def needs(shape: Shape, parts: int, shards: int, keepers: int, gpu_share: float) -> dict[str, float]:
     """What a shape asks of Ray's scheduler, for groups whose replicas are in so many parts."""
     ranks = shape.groups * shape.replicas * parts
-    cpus = ranks * CPUS["learner"] + shape.workers * CPUS["worker"] + shards * CPUS["shard"] + keepers * CPUS["keeper"]
-    return {"CPU": cpus, "GPU": (ranks + shape.workers) * gpu_share}
+    return {"CPU": cpus_of(ranks, shape.workers, shards, keepers), "GPU": (ranks + shape.workers) * gpu_share}
 
 
 def fits(need: Mapping[str, float], have: Mapping[str, float]) -> bool:

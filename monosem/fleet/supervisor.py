@@ -14,10 +14,11 @@ from monosem.errors import IntegrityError, Interrupted, MonosemError
 from monosem.fleet.control import Control
 from monosem.fleet.group import LearnerGroup
 from monosem.fleet.learners import KeeperActor
-from monosem.fleet.policy import CPUS, Action, PackHistory, after_death, in_waves
+from monosem.fleet.policy import Action, PackHistory, after_death, in_waves
 from monosem.fleet.room import Room
 from monosem.fleet.spilling import SpillWatch
 from monosem.fleet.workers import BufferShard, ModelWorker
+from monosem.plan.placement import CPUS
 from monosem.stages import canary
 from monosem.stages.executor import Keeping, Report, Status, canary_place
 from monosem.stages.spec import RunSpec, SweepSpec

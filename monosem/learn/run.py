@@ -15,6 +15,7 @@ from monosem.evals.evaluate import Evaluator
 from monosem.learn.feed import Batch, told
 from monosem.learn.learner import Learner
 from monosem.learn.shares import Share, assembled
+from monosem.memory import return_freed_memory
 from monosem.sae.model import Sae
 from monosem.store import layout
 from monosem.store.checkpoints import Checkpoint, CheckpointLog
@@ -127,6 +128,7 @@ class Run:
         """Make the present state the newest checkpoint. Nothing that is not finite is ever committed."""
         if self.committed_at == self.step:
             return
+        return_freed_memory()
         learner, mesh = self.learner, self.learner.mesh
         learner.check_finite()
         self._put_curve()
@@ -136,6 +138,7 @@ class Run:
             meta = {"rows_digest": self.rows_digest, "feature_shards": self._topologies()}
             self.checkpoints.record(self.step, [s for s in map(json.loads, shares) if s], meta)
         self.committed_at = self.step
+        return_freed_memory()
 
     def finish(self, sae: Sae, evaluator: Evaluator) -> dict:
         """Evaluate the dictionary, write it, and let the checkpoints go. Returns the manifest."""
@@ -164,10 +167,12 @@ class Run:
         }
         if self.target:
             metadata["hook_name_out"] = self.record["host"]["target_alias"]
+        return_freed_memory()
         manifest = write_dictionary(self.store, self.prefix, sae, evaluation.density_F, metadata, record)
         self.store.delete(f"{self.prefix}/{layout.FAILED}")
         self._track(evaluation.metrics)
         self.clear_training_state()
+        return_freed_memory()
         return manifest
 
     def _track(self, metrics: dict) -> None:

@@ -1,14 +1,29 @@
 """Where learner groups go: which fit, what would fit in place of those that do not, and which wait for others.
 
-With GPUs a rank takes one, and its memory must hold it. Without, ranks are processes and share their node's memory.
+With GPUs a rank takes one, and its memory must hold it. Without, ranks are processes, share their node's memory, and
+ask Ray's scheduler for a share of a core each.
 Groups that do not fit all at once go in waves, the largest first; a wave begins when the one before has ended, and has
 the stream to itself.
 """
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from monosem.plan.cost import GroupShape
+
+CPUS = {"worker": 0.2, "shard": 0.1, "learner": 0.5, "keeper": 0.1}
+"""Shares of a core asked of Ray's scheduler; real use is set by the threads of the job file."""
+
+
+def cpus_of(ranks: int, workers: int, shards: int, keepers: int) -> float:
+    """What so many processes ask for together."""
+    return ranks * CPUS["learner"] + workers * CPUS["worker"] + shards * CPUS["shard"] + keepers * CPUS["keeper"]
+
+
+def ranks_beside(cpus: float, workers: int, shards: int, keepers: int) -> int:
+    """How many ranks the scheduler lets run beside the others; below 0 if there is no room for those."""
+    return math.floor((cpus - cpus_of(0, workers, shards, keepers) + 1e-6) / CPUS["learner"])
 
 
 @dataclass(frozen=True)
@@ -22,17 +37,21 @@ class Group:
 
 @dataclass(frozen=True)
 class Room:
-    """What there is for learners. devices: each of `device_bytes`; without GPUs `nodes`, bytes of each."""
+    """What there is for learners. devices: each of `device_bytes`; without GPUs `nodes`, bytes of each, and the
+    `ranks` that cores allow, None for any number."""
 
     devices: int = 0
     device_bytes: int = 0
     nodes: tuple[int, ...] = field(default=())
+    ranks: int | None = None
 
     def takes(self, groups: Sequence[Group]) -> bool:
         """Whether these groups fit at once."""
         if self.devices:
             each = all(g.rank_bytes <= self.device_bytes for g in groups)
             return each and sum(g.mesh.ranks for g in groups) <= self.devices
+        if self.ranks is not None and sum(g.mesh.ranks for g in groups) > self.ranks:
+            return False
         free = sorted(self.nodes, reverse=True)
         for size in sorted((g.rank_bytes for g in groups for _ in range(g.mesh.ranks)), reverse=True):
             place = next((i for i, room in enumerate(free) if room >= size), None)

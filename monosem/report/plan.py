@@ -98,7 +98,8 @@ def _waves(console: Console, waves: Sequence[dict]) -> None:
     for row in waves:
         hours = hours_text((row["train_s"] + row["once_s"]) / 3600)
         runs = ", ".join(row["runs"]) if len(row["runs"]) <= 9 else f"{len(row['runs'])} runs"
-        text = f"{hours}, {row['rows_per_s']:,.0f} rows/s, set by {row['bottleneck']}: {runs}"
+        memory = f", {bytes_text(row['bytes'])} of memory" if row["bytes"] else ""
+        text = f"{hours}, {row['rows_per_s']:,.0f} rows/s, set by {row['bottleneck']}{memory}: {runs}"
         _lines(console, f"wave {row['wave']} ({row['ranks']} ranks): {text}")
 
 

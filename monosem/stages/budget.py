@@ -17,13 +17,16 @@ from monosem.evals.sparsity import CHUNK_ELEMENTS
 from monosem.host.model import HostModel
 from monosem.plan.cost import GroupShape
 from monosem.plan.memory import DENSE_AT_FIRST, RankMemory, rank_memory
+from monosem.plan.placement import cpus_of, ranks_beside
 from monosem.rows.order import StreamOrder
 from monosem.stages.spec import RunSpec, SweepSpec
 from monosem.stream.fill import TOGETHER
 
 MIB, GIB = 2**20, 2**30
-BASE = {"inline": 520 * MIB, "driver": 560 * MIB, "actor": 330 * MIB, "worker": 400 * MIB, "ray": 470 * MIB}
-"""Libraries loaded and nothing done: the one process of --inline, the driver, an actor, one with a host, Ray's own."""
+BASE = {"inline": 520 * MIB, "driver": 560 * MIB, "actor": 330 * MIB, "worker": 400 * MIB, "learner": 460 * MIB,
+        "ray": 470 * MIB}  # fmt: skip
+"""Libraries loaded and nothing done: the one process of --inline, the driver, an actor, one with a host, one with
+compiled kernels and what an evaluation needs, Ray's own."""
 EXPECTED = {"driver": 490 * MIB, "ray": 400 * MIB}
 """Of the bases, those that leave room for what a run seldom needs: what they were found to be."""
 STORE_KNOBS, SHARD_KNOBS = "stream.ahead_rows, stream.shuffle_rows", "stream.shuffle_rows"
@@ -31,9 +34,6 @@ LEARNER_KNOBS = "sae.expansion_factor, train.batch_size, learner.slots"
 FLOAT = 4
 SCATTERED = 1 / 8
 """Of a learner's memory, what the C library may hold beside it: freed, but too scattered to be of use again."""
-MMAPPED = 1 << 30
-"""Blocks of this size are not taken from freed memory, and go back when they are freed (`memory.keep_freed_memory`):
-the two of a large checkpoint come on top of what steps and smaller checkpoints have left behind."""
 LEARNER = "learner of "
 """How the names of learners' processes begin."""
 DEVICE_RESERVE = 2 * 10**9
@@ -47,6 +47,7 @@ class Need:
     """`count` processes of `bytes` each; `knobs` are the fields of the job file that make them larger or smaller.
 
     estimate   bytes of a process at its peak, as expected
+    settled    bytes of a process most of the time, as expected
     """
 
     name: str
@@ -54,6 +55,7 @@ class Need:
     bytes: int
     knobs: str
     estimate: int = 0
+    settled: int = 0
 
     @property
     def total(self) -> int:
@@ -132,17 +134,22 @@ def shard_bytes(s: Shapes, windows: int = 2) -> int:
 
 
 def learner_bytes(
-    s: Shapes, runs: Sequence[RunSpec], pack_widths: int, mesh: GroupShape = GroupShape(), l0: float | None = None  # noqa: B008
-) -> int:
+    s: Shapes, runs: Sequence[RunSpec], pack_widths: int, mesh: GroupShape = GroupShape(),  # noqa: B008
+    l0: float | None = None, settled: bool = False,
+) -> int:  # fmt: skip
     """A rank's pack: all its dictionaries, what the largest step, checkpoint or evaluation adds, rows held.
 
-    l0   the estimate for so many active features per row; None: the bound, by dense steps of every variant
+    What one of these frees goes back before the next (`memory.return_freed_memory`): they do not add up.
+
+    l0       the estimate for so many active features per row; None: the bound, by dense steps of every variant
+    settled  while it steps: between checkpoints, before its evaluation
     """
     train = s.job.train
     memories = [_rank_memory(s, run, mesh, l0) for run in runs]
-    mapped = [2 * m.packed if m.packed >= MMAPPED else 0 for m in memories]
-    heap = max(max(m.step, m.checkpoint - large) for m, large in zip(memories, mapped, strict=True))
-    passing = max(heap + max(mapped), evaluation_bytes(s, runs, l0 is None) // mesh.shards)
+    evaluation = evaluation_bytes(s, runs, l0 is None) // mesh.shards
+    passing = max(m.step for m in memories)
+    if not settled:
+        passing = max(passing, evaluation, *(m.checkpoint for m in memories))
     own = sum(m.held for m in memories) + passing
     rows = train.resample_rows if train.resample_steps else 0
     held = (rows + train.init_rows + 4 * train.batch_size) * pack_widths * FLOAT
@@ -227,23 +234,24 @@ def memory_plan(
     if inline:
         runs = [run for pack in packs for run in pack]
         knobs = f"{LEARNER_KNOBS}, stream.shuffle_rows" if runs else "stream.shuffle_rows"
-        return [Need("this process", 1, inline_bytes(s, runs, file), knobs, inline_bytes(s, runs, file, l0))]
+        return [_expected("this process", 1, inline_bytes(s, runs, file), knobs, inline_bytes(s, runs, file, l0))]
     needs = [
-        Need("driver", 1, BASE["driver"], "", EXPECTED["driver"]),
-        Need("Ray's own processes", 1, BASE["ray"], "", EXPECTED["ray"]),
+        _expected("driver", 1, BASE["driver"], "", EXPECTED["driver"]),
+        _expected("Ray's own processes", 1, BASE["ray"], "", EXPECTED["ray"]),
     ]
     if live:
         shard = BASE["actor"] + shard_bytes(s)
         needs += [
-            Need("object store", 1, object_store_bytes(s), STORE_KNOBS, stored_bytes(s, 1)),
+            _expected("object store", 1, object_store_bytes(s), STORE_KNOBS, stored_bytes(s, 1)),
             _same("model worker", stream.workers, BASE["worker"] + s.host_bytes + forward_bytes(s), "stream.workers"),
-            Need("buffer shard", stream.shards, shard, SHARD_KNOBS, BASE["actor"] + shard_bytes(s, 1)),
+            _expected("buffer shard", stream.shards, shard, SHARD_KNOBS, BASE["actor"] + shard_bytes(s, 1)),
         ]
     for pack in packs:
         width = sum(s.widths[name] for name in pack[0].reads)
         name = LEARNER + ", ".join(run.name for run in pack)
-        bound, estimate = (BASE["actor"] + learner_bytes(s, pack, width, mesh, n) for n in (None, l0))
-        needs.append(Need(name, mesh.ranks, bound, LEARNER_KNOBS, estimate))
+        of = [(None, False), (l0, False), (l0, True)]
+        bound, estimate, settled = (BASE["learner"] + learner_bytes(s, pack, width, mesh, *which) for which in of)
+        needs.append(Need(name, mesh.ranks, bound, LEARNER_KNOBS, estimate, settled))
     if keeps:
         keeper = "dataset.shard_rows"
         needs += [_same(f"keeper of {name}", 1, BASE["actor"] + file * w, keeper) for name, w in s.widths.items()]
@@ -260,7 +268,43 @@ def inline_bytes(s: Shapes, runs: Sequence[RunSpec], file: int, l0: float | None
 
 
 def _same(name: str, count: int, size: int, knobs: str) -> Need:
-    return Need(name, count, size, knobs, size)
+    return _expected(name, count, size, knobs, size)
+
+
+def _expected(name: str, count: int, size: int, knobs: str, estimate: int) -> Need:
+    """A process that holds as much most of the time as at its peak."""
+    return Need(name, count, size, knobs, estimate, estimate)
+
+
+def peak_together(needs: Sequence[Need], learners: Sequence[str], checkpoints: bool) -> int:
+    """Bytes of all processes, some of the learners among them, at their peak as expected.
+
+    Learners make checkpoints and evaluations one at a time, as they are not equally fast, and end in the order of
+    their size.
+    checkpoints   whether there are any before the last, at which all learners are there
+    """
+    beside = sum(n.count * n.settled for n in needs if not n.name.startswith(LEARNER))
+    there = sorted((n for n in needs if n.name in learners), key=lambda n: n.count * n.settled)
+    most = settled = sum(n.count * n.settled for n in there)
+    for n in there:
+        most = max(most, settled + n.count * (n.estimate - n.settled))
+        settled -= 0 if checkpoints else n.count * n.settled
+    return beside + most
+
+
+def ranks_by_cores(job: SweepJob, cpus: float, trains: bool, keepers: int) -> int:
+    """How many ranks Ray's scheduler lets run beside the stream and the keepers. InputError if no group."""
+    stream, live = job.stream, job.stream.from_ is None
+    ranks = GroupShape.of(job.learner).ranks if trains else 0
+    beside = (stream.workers if live else 0, stream.shards if live else 0, keepers)
+    room = ranks_beside(cpus, *beside)
+    if room < ranks:
+        raise InputError(
+            f"stream.workers={stream.workers}, stream.shards={stream.shards} and a learner of {ranks} "
+            f"rank{'s' if ranks > 1 else ''} (learner.replicas x learner.feature_shards) need "
+            f"{cpus_of(ranks, *beside):.1f} CPUs, the cluster has {cpus:.0f}; ask for fewer"
+        )
+    return room
 
 
 def groups_at_a_time(needs: Sequence[Need], have: int) -> int:

@@ -19,6 +19,7 @@ import torch
 from scipy.optimize import nnls
 
 from monosem.config.job import TOP_K, SweepJob, TrainConfig
+from monosem.evals.sparsity import measure_sparsity
 from monosem.host.model import HostModel
 from monosem.learn.learner import Learner
 from monosem.memory import keep_freed_memory
@@ -204,9 +205,9 @@ def _commit_rate(learner: Learner, store: Store) -> float:
 
 def _evaluate_rate(learner: Learner) -> float:
     sae, rows = learner.sae, 1024
-    x = torch.randn(rows, sae.config.d_in)
+    x, y = torch.randn(rows, sae.config.d_in), torch.randn(rows, sae.config.width_out)
     flops = 2 * rows * sae.config.d_sae * (sae.config.d_in + sae.config.width_out)
-    return flops / _seconds(lambda: sae.decode(sae.encode(x), x))
+    return flops / _seconds(lambda: measure_sparsity(sae, [(x, y)]))
 
 
 def _draw_rate(config: SaeConfig) -> float:

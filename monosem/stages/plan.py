@@ -4,6 +4,7 @@ The formulas are `monosem/plan/`'s: `cost.py` of a step, `memory.py` of a rank, 
 time; `devices.py` says which rates are measured and which are from datasheets.
 """
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
 from monosem.config.job import SweepJob
@@ -22,11 +23,14 @@ from monosem.stages.budget import (
     DEVICE_RESERVE,
     GIB,
     LEARNER,
+    Need,
     Shapes,
     host_bytes,
     inline_bytes,
     learner_bytes,
     memory_plan,
+    peak_together,
+    ranks_by_cores,
 )
 from monosem.stages.prepare import check_shapes, order_of
 from monosem.stages.spec import RunSpec, expand_runs, pack_runs, settled
@@ -105,7 +109,9 @@ def _host(job: SweepJob) -> tuple[HostShape, HostModel | None, str | None]:
 def make_plan(planned: Planned, cluster: Cluster, rates: Datasheet | Measured, wishes: Wishes) -> dict:
     """The plan as plain values; `plan["fits"]` is False if a run does not fit as the job stands."""
     groups = {tuple(run.name for run in pack): pack for pack in planned.packs}
-    room, stream_needs, notes = _room(planned, cluster, wishes)
+    keeps = planned.job.stream.tee is not None
+    needs = memory_plan(planned.shapes, planned.packs, wishes.inline, keeps, planned.mesh, wishes.l0)
+    room, notes = _room(planned, needs, cluster, wishes)
     made = [_group(planned, pack, planned.mesh, bool(cluster.kind), wishes) for pack in planned.packs]
     misfits = {g.runs: _suggestion(planned, groups[g.runs], room, cluster, wishes) for g in made if not room.takes([g])}
     waves_ = waves([g for g in made if g.runs not in misfits], room)
@@ -123,6 +129,7 @@ def make_plan(planned: Planned, cluster: Cluster, rates: Datasheet | Measured, w
             once += _start_s(planned, sum(g.mesh.ranks for g in wave), number == 1, rates, cores)
         wave_rows.append(
             {"wave": number, "runs": [name for g in wave for name in g.runs], "ranks": sum(g.mesh.ranks for g in wave),
+             "bytes": None if cluster.kind else _peak_bytes(planned, needs, wave),
              "train_s": rows * pace.row_s, "once_s": once, "rows_per_s": 1 / pace.row_s, "bottleneck": pace.bottleneck}
         )  # fmt: skip
     wave_of = {name: row["wave"] for row in wave_rows for name in row["runs"]}
@@ -138,7 +145,9 @@ def make_plan(planned: Planned, cluster: Cluster, rates: Datasheet | Measured, w
         "rates": rates.source,
         "host": {"model": job.host.model, **asdict(planned.host)},
         "stream": _stream_row(planned, stream, wave_rows),
-        "processes": stream_needs,
+        "processes": [
+            {"process": n.name, "count": n.count, "bytes": n.estimate, "bound_bytes": n.bytes} for n in needs
+        ],
         "runs": run_rows,
         "waves": wave_rows,
         "total": _total(planned, run_rows, wave_rows, cluster),
@@ -157,7 +166,7 @@ def _rank_bytes(planned: Planned, pack: list[RunSpec], mesh: GroupShape, on_devi
     if wishes.inline:
         return inline_bytes(s, pack, 0)
     if not on_device:
-        return BASE["actor"] + learner_bytes(s, pack, width, mesh)
+        return BASE["learner"] + learner_bytes(s, pack, width, mesh)
     memories = [_memory(planned, run, mesh, wishes, gpu=True) for run in pack]
     rows = 4 * mesh.rows(planned.job.train.batch_size) * width * FLOAT
     return sum(m.held for m in memories) + max(m.step for m in memories) + rows
@@ -169,27 +178,32 @@ def _memory(planned: Planned, run: RunSpec, mesh: GroupShape, wishes: Wishes, gp
     return rank_memory(run.sae, train.batch_size, mesh, train.precision, train.sparse_share, dense, wishes.l0, gpu)
 
 
-def _room(planned: Planned, cluster: Cluster, wishes: Wishes) -> tuple[Room, list[dict], list[str]]:
-    """What the cluster leaves for learners, the processes of the stream, and notes on both."""
-    s, keeps = planned.shapes, planned.job.stream.tee is not None
-    needs = memory_plan(s, planned.packs, wishes.inline, keeps, planned.mesh, wishes.l0)
-    rows = [{"process": n.name, "count": n.count, "bytes": n.estimate, "bound_bytes": n.bytes} for n in needs]
+def _peak_bytes(planned: Planned, needs: Sequence[Need], wave: Sequence[Group]) -> int:
+    train = planned.job.train
+    return peak_together(needs, [LEARNER + ", ".join(g.runs) for g in wave], train.checkpoint_every < train.steps)
+
+
+def _room(planned: Planned, needs: Sequence[Need], cluster: Cluster, wishes: Wishes) -> tuple[Room, list[str]]:
+    """What the cluster leaves for learners beside the other processes, and notes on both."""
+    s = planned.shapes
     if not cluster.kind:
         free = sorted((node.memory for node in cluster.nodes), reverse=True)
         for need in [] if wishes.inline else [n for n in needs if not n.name.startswith(LEARNER)]:
             for _ in range(need.count):
                 free.sort(reverse=True)
                 free[0] -= need.bytes
-        return Room(nodes=tuple(free)), rows, []
+        keepers = len(s.widths) if s.job.stream.tee is not None else 0
+        ranks = None if wishes.inline else ranks_by_cores(s.job, cluster.cores, True, keepers)
+        return Room(nodes=tuple(free), ranks=ranks), []
     device = DATASHEET[cluster.kind]
     workers = s.job.stream.workers if s.job.stream.from_ is None else 0
     memory, notes = device.memory - DEVICE_RESERVE, []
     if any(not node.memory for node in cluster.nodes):
         notes.append("the nodes' own memory and cores are not told: not checked")
     if cluster.gpus - workers >= planned.mesh.ranks:
-        return Room(cluster.gpus - workers, memory), rows, notes
+        return Room(cluster.gpus - workers, memory), notes
     notes.append("workers share devices with learners: there are too few for both")
-    return Room(cluster.gpus, memory - planned.host.bytes), rows, notes
+    return Room(cluster.gpus, memory - planned.host.bytes), notes
 
 
 def _suggestion(

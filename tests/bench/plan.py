@@ -3,8 +3,8 @@
     python tests/bench/plan.py [--sizes 1,2,4,8,16,32,64,128,256] [--steps 16] [--batch 2048] [--ray] [--more key=value ...]
 
 TopK dictionaries (k 16: sparse from the first step) on the bundled host, one sweep inline or on a Ray of its own. Memory is
-the proportional set size of every process of the tree, looked at five times a second, or where that takes long for a
-tenth of the time (a process that is looked at waits); of a process, and of all of them together, the peak. Time is
+the resident set of every process of the tree less what it shares (`footprint.Tree`), looked at ten times a second; of a
+process, and of all of them together, the peak. Time is
 from the first row to the end of the evaluation, as `monosem sweep` prints it. The plan is made before, by rates
 measured on the spot (`--calibrate`). Goals: memory within 15 %, time within 30 %, and no peak above its bound. Prints
 a table and one JSON line.
@@ -16,13 +16,12 @@ import re
 import subprocess
 import sys
 import tempfile
-import time
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from monosem.stages.budget import GIB
-from tests.bench.footprint import EVERY_S, held_by, tree_of
+from tests.bench.footprint import Tree
 from tests.bench.timing import say, say_json
 
 JOB = Path(__file__).parents[2] / "jobs/quickstart.yaml"
@@ -46,14 +45,11 @@ def watch(process: subprocess.Popen) -> tuple[dict[str, list[int]], int]:
     """Peaks of every process by its kind, largest first, and of the whole tree."""
     peaks: dict[int, tuple[str, int]] = {}
     whole = 0
-    while process.poll() is None:
-        began = time.monotonic()
-        held = {pid: held_by(pid) for pid in tree_of(process.pid)}
-        whole = max(whole, sum(size for _, size in held.values()))
-        for pid, (kind, size) in held.items():
-            if size >= peaks.get(pid, ("", 0))[1]:
-                peaks[pid] = (kind, size)
-        time.sleep(max(EVERY_S, 9 * (time.monotonic() - began)))
+    for look in Tree(process.pid).until_end(process):
+        whole = max(whole, sum(size for _, size in look.values()))
+        for pid, (kind, size) in look.items():
+            before = peaks.get(pid, ("", 0))
+            peaks[pid] = (kind or before[0], max(size, before[1]))  # Ray's processes get their names late
     found: dict[str, list[int]] = {}
     for pid, (kind, size) in sorted(peaks.items(), key=lambda item: -item[1][1]):
         name = next((ours for theirs, ours in CLASSES.items() if theirs in kind), "")
@@ -95,8 +91,8 @@ def compared(plan: dict, found: dict) -> list[tuple[str, float, float, float | N
             sizes = [left[name].pop(0) for _ in range(need["count"]) if left.get(name)]
         if sizes and name != "object store":
             rows.append((need["process"], need["bytes"] / GIB, max(sizes) / GIB, need["bound_bytes"] / GIB))
-    total = [sum(n[key] * n["count"] for n in plan["processes"]) / GIB for key in ("bytes", "bound_bytes")]
-    rows.append(("all processes", total[0], found["whole"] / GIB, total[1]))
+    bound = sum(n["bound_bytes"] * n["count"] for n in plan["processes"]) / GIB
+    rows.append(("all processes", max(w["bytes"] for w in plan["waves"]) / GIB, found["whole"] / GIB, bound))
     seconds = sum(wave["train_s"] + wave["once_s"] for wave in plan["waves"])
     return [*rows, ("seconds", seconds, found["seconds"], None)]
 

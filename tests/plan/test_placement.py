@@ -37,6 +37,13 @@ def test_waves_in_memory_never_overfill_a_node(sizes, nodes):
         assert room.takes(wave)
 
 
+@given(GROUPS, st.integers(4, 9))
+def test_waves_never_have_more_ranks_than_cores_allow(sizes, ranks):
+    found = waves(made(sizes), Room(nodes=(10**6,), ranks=ranks))
+    assert all(sum(g.mesh.ranks for g in wave) <= ranks for wave in found)
+    assert sum(map(len, found)) == len(sizes)
+
+
 @settings(max_examples=50)
 @given(st.integers(1, 4000), st.integers(1, 64), st.integers(0, 4))
 def test_the_suggestion_is_the_smallest_that_fits(size, devices, slots):

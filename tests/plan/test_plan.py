@@ -8,6 +8,7 @@ import pytest
 
 from monosem.config.job import SweepJob
 from monosem.config.load import load_job
+from monosem.fleet.policy import in_waves
 from monosem.learn.run import Run
 from monosem.plan.cluster import parse_cluster
 from monosem.plan.devices import DATASHEET, Datasheet
@@ -98,6 +99,15 @@ def test_runs_that_do_not_fit_at_once_wait(capfd):
     assert len(at_once["waves"]) == 1 and len(found["waves"]) == 5
     assert sorted(name for wave in found["waves"] for name in wave["runs"]) == sorted(r["run"] for r in found["runs"])
     assert found["stream"]["harvests"] == 5 and found["total"]["hours"] > at_once["total"]["hours"]
+
+
+def test_groups_that_cores_have_no_room_for_wait_as_they_do_on_ray(capfd):
+    found = plan(capfd, JOBS / "quickstart.yaml", "learner.pack_parameters=0", "--cluster", "1x(2 CPU, 64 GiB)")
+    assert [wave["runs"] for wave in found["waves"]] == in_waves(["1x", "2x", "4x", "8x"], 3)
+    assert 0 < found["waves"][1]["bytes"] < found["waves"][0]["bytes"] < 8 << 30
+    assert run_cli("plan", JOBS / "quickstart.yaml", "learner.slots=8", "learner.replicas=8", "--cluster",
+                   "1x(2 CPU, 64 GiB)") == 2  # fmt: skip
+    assert "need 4.3 CPUs, the cluster has 2; ask for fewer" in capfd.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -6,8 +6,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from monosem.config.job import SweepJob
+from monosem.config.load import load_job
 from monosem.errors import InputError
-from monosem.stages.budget import LEARNER, Need, check_memory, groups_at_a_time
+from monosem.stages.budget import LEARNER, Need, check_memory, groups_at_a_time, peak_together, ranks_by_cores
 
 GB = 1 << 30
 
@@ -33,3 +35,29 @@ def test_learners_that_do_not_fit_together_go_one_after_the_other():
         check_memory(needs(6, 4, 2), 8 * GB, in_waves=True)
     with pytest.raises(InputError, match=r"needs 15\.0 GiB"):
         check_memory(needs(6, 4, 2), 14 * GB)
+
+
+@given(st.lists(st.tuples(st.integers(1, 9), st.integers(0, 9)), min_size=1, max_size=4), st.booleans())
+def test_the_peak_of_all_is_that_of_a_walk_through_what_happens(sizes, checkpoints):
+    learners = [Need(f"{LEARNER}{i}x", 1, 0, "", settled + more, settled) for i, (settled, more) in enumerate(sizes)]
+    there = sorted((settled, more) for settled, more in sizes)
+    moments = [sum(settled for settled, _ in there)]
+    if checkpoints:
+        moments += [moments[0] + more for _, more in there]
+    while there:  # the smallest makes its last checkpoint and goes
+        moments.append(sum(settled for settled, _ in there) + max(m for s, m in there if s == there[0][0]))
+        there.pop(0)
+    found = peak_together([Need("driver", 1, 9, "", 3, 3), *learners], [n.name for n in learners], checkpoints)
+    assert max(moments) >= found - 3 >= moments[0]
+    if len({s for s, _ in sizes}) == len(sizes):
+        assert found - 3 == max(moments)
+
+
+def test_as_many_ranks_as_the_scheduler_has_room_for_beside_the_stream():
+    job = load_job(SweepJob, "jobs/quickstart.yaml", ["learner.slots=2", "learner.replicas=2"])
+    assert [ranks_by_cores(job, cpus, True, 0) for cpus in (1.3, 1.7, 1.8, 2, 16)] == [2, 2, 3, 3, 31]
+    assert ranks_by_cores(job, 0.4, False, 1) == 0
+    with pytest.raises(InputError, match=r"a learner of 2 ranks .* need 1\.3 CPUs, the cluster has 1; ask for fewer"):
+        ranks_by_cores(job, 1, True, 0)
+    with pytest.raises(InputError, match=r"need 0\.4 CPUs, the cluster has 0"):
+        ranks_by_cores(job, 0.3, False, 1)
