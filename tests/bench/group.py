@@ -2,7 +2,7 @@
 
     python tests/bench/group.py [--repeat 9] [--rows 4096]
 
-All take turns in one run: the leading rank works alone while the other waits, then both together.
+All take turns in one run, and ratios are of the same turn: the leading rank works alone while the other waits, then both together.
 """
 
 import argparse
@@ -25,8 +25,24 @@ from tests.bench.timing import say, say_json
 from tests.learn.ranks import Ranks
 
 D_IN, ACTIVE, DATA_PARALLEL, SHARDED = 512, 20, 4096, 32768
+IN_A_ROW = 3
+"""Steps of a turn: as in training, a step finds in the caches what the one before has left."""
 Work = tuple[bool, Callable[[], object]]
 """Whether both ranks do it, and what."""
+
+RATIOS = {
+    "data parallel, gain": ("one rank, 1 slot", "two replicas, 2 slots"),
+    "data parallel, 8 slots, gain": ("one rank, 1 slot", "two replicas, 8 slots"),
+    "8 slots over 1, one rank": ("one rank, 8 slots", "one rank, 1 slot"),
+    "8 slots in a tree over ring": ("two replicas, 8 slots", "two replicas, 2 slots, ring"),
+    "feature sharded relu, gain": ("one rank, relu", "two parts, relu"),
+    "feature sharded topk, gain": ("one rank, topk", "two parts, topk"),
+}
+
+
+def of_turns(a: list[float], b: list[float]) -> float:
+    """The median of the ratios of turns: what slows the machine down for a while slows both."""
+    return statistics.median(x / y for x, y in zip(a, b, strict=True))
 
 
 def like(mesh: Mesh, exchange: str) -> Mesh:
@@ -36,8 +52,8 @@ def like(mesh: Mesh, exchange: str) -> Mesh:
     return other
 
 
-def timed(mesh: Mesh, rows: int, repeat: int, variant: str = "") -> dict[str, float]:
-    """Median seconds of every contender, by the leading rank's clock."""
+def timed(mesh: Mesh, rows: int, repeat: int, variant: str = "") -> dict[str, list[float]]:
+    """Seconds of a step of every contender in every turn, by the leading rank's clock."""
     keep_freed_memory()
     os.sched_setaffinity(0, {sorted(os.sched_getaffinity(0))[mesh.seat.rank]})
     torch.manual_seed(0)
@@ -49,11 +65,12 @@ def timed(mesh: Mesh, rows: int, repeat: int, variant: str = "") -> dict[str, fl
             dist.barrier()
             began = time.perf_counter()
             if both or mesh.leads:
-                step()
+                for _ in range(IN_A_ROW):
+                    step()
             dist.barrier()
             if turn >= 2:
-                times[name].append(time.perf_counter() - began)
-    return {name: statistics.median(values) for name, values in times.items()}
+                times[name].append((time.perf_counter() - began) / IN_A_ROW)
+    return times
 
 
 def replicas_of(mesh: Mesh, x: torch.Tensor) -> dict[str, Work]:
@@ -79,7 +96,7 @@ def parts_of(mesh: Mesh, x: torch.Tensor, variant: str) -> dict[str, Work]:
     return {f"one rank, {variant}": (False, step()), f"two parts, {variant}": (True, step(mesh=mesh))}
 
 
-def of_two(replicas: int, parts: int, *arguments: object) -> dict[str, float]:
+def of_two(replicas: int, parts: int, *arguments: object) -> dict[str, list[float]]:
     """In processes of their own: what others have left of the heap must not count."""
     two = Ranks([Seat(rank, replicas, parts) for rank in range(2)])
     try:
@@ -95,21 +112,15 @@ def main() -> None:
     given = parser.parse_args()
     dp = of_two(2, 1, given.rows, given.repeat)
     fs = of_two(1, 2, given.rows, given.repeat, "relu") | of_two(1, 2, given.rows, given.repeat, "topk")
+    seconds = {name: statistics.median(times) for name, times in (dp | fs).items()}
     for title, found in ((f"{DATA_PARALLEL:,} features", dp), (f"{SHARDED:,} features", fs)):
         say(f"\n{title}, batch {given.rows:,}, a core per rank")
-        for name, seconds in found.items():
-            say(f"{name:34} {seconds * 1000:8.1f} ms")
-    ratios = {
-        "data parallel, gain": dp["one rank, 1 slot"] / dp["two replicas, 2 slots"],
-        "data parallel, 8 slots, gain": dp["one rank, 1 slot"] / dp["two replicas, 8 slots"],
-        "8 slots over 1, one rank": dp["one rank, 8 slots"] / dp["one rank, 1 slot"],
-        "8 slots in a tree over ring": dp["two replicas, 8 slots"] / dp["two replicas, 2 slots, ring"],
-        "feature sharded relu, gain": fs["one rank, relu"] / fs["two parts, relu"],
-        "feature sharded topk, gain": fs["one rank, topk"] / fs["two parts, topk"],
-    }
+        for name in found:
+            say(f"{name:34} {seconds[name] * 1000:8.1f} ms")
+    ratios = {what: of_turns((dp | fs)[a], (dp | fs)[b]) for what, (a, b) in RATIOS.items()}
     for name, value in ratios.items():
         say(f"{name:34} {value:8.2f}")
-    say_json(bench="group", rows=given.rows, seconds=dp | fs, ratios=ratios)
+    say_json(bench="group", rows=given.rows, seconds=seconds, ratios=ratios)
 
 
 if __name__ == "__main__":
