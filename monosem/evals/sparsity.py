@@ -19,8 +19,8 @@ DENSE = 1e-2
 """Density above which a feature is too common to mean one thing: many of them say that L1 is too low. Same place."""
 CHUNK_ELEMENTS = 1 << 25
 """Feature activations held at a time; rows are taken in chunks of this many elements."""
-
 COUNTED_ELEMENTS = 1 << 22
+"""Of those, how many are counted at a time."""
 
 
 def row_chunks(x: Tensor, d_sae: int) -> tuple[Tensor, ...]:

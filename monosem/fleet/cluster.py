@@ -10,7 +10,7 @@ from monosem.errors import InputError
 
 ONE_HEAP = {"MALLOC_ARENA_MAX": "1"}
 """Ray runs actors' methods in threads, and glibc gives a thread a heap that holds no block above 64 MiB: what a step
-frees would go back to the system and be paged in anew by the next (1.43 s instead of 0.99 for 131,072 features)."""
+frees would go back to the system and be paged in anew by the next (1.43 s in place of 1.04 for 131,072 features)."""
 
 
 def set_environment(address: str | None) -> None:

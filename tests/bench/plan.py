@@ -2,12 +2,11 @@
 
     python tests/bench/plan.py [--sizes 1,2,4,8,16,32,64,128,256] [--steps 16] [--batch 2048] [--ray] [--more key=value ...]
 
-TopK dictionaries (k 16: sparse from the first step) on the bundled host, one sweep inline or on a Ray of its own. Memory is
-the resident set of every process of the tree less what it shares (`footprint.Tree`), looked at ten times a second; of a
-process, and of all of them together, the peak. Time is
-from the first row to the end of the evaluation, as `monosem sweep` prints it. The plan is made before, by rates
-measured on the spot (`--calibrate`). Goals: memory within 15 %, time within 30 %, and no peak above its bound. Prints
-a table and one JSON line.
+TopK dictionaries (k 16: sparse from the first step) on the bundled host, one sweep inline or on a Ray of its own.
+Memory is the resident set of every process of the tree less what it shares (`footprint.Tree`), looked at ten times a
+second; of a process, and of all of them together, the peak. Time is from the first row to the end of the evaluation, as
+`monosem sweep` prints it. The plan is made before, by rates measured on the spot (`--calibrate`). Goals: memory within
+15 %, time within 30 %, and no peak above its bound. Prints a table and one JSON line.
 """
 
 import argparse
