@@ -3,9 +3,11 @@
     python tests/bench/simulate.py --check [--steps 600]      real sweeps on Ray, and the simulation of each
     python tests/bench/simulate.py --scale [--days 7] [--mtbf-hours 50000] [--restart-s 300] [--store-gb-s 1.0]
 
---check measures, each on one core while another process keeps the other one busy: a work item, a segment's mixing per
-row, a learner's step, its reading per row, and the start of a process; then runs sweeps with 1 and 2 workers, one and three packs, and one whose learner is
-killed, and compares rows/s, the share of time spent waiting, and the whole time. Goal: within 20 %.
+--check measures a learner's step, its commit, and the start of a process on one core while another process keeps the
+other one busy; it takes what the stream costs (an item, mixing and carrying a row, reading it) from the CPU time of the
+threads of one traced sweep on Ray, of a size that is not predicted. Then it runs sweeps with 1 and 2 workers, one and
+three packs, and some of which a process is killed, and compares rows/s, the share of time spent waiting, and the time
+of training. Goal: within 20 %.
 
 --scale is weak scaling: one dictionary of 131,072 features per shard on a residual stream 4,096 wide, one sixteenth of the
 GPUs harvesting. Its assumptions are printed with the table. Prints tables and one JSON line.
@@ -27,12 +29,10 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
-import numpy as np
 import torch
 
 from monosem.config.job import SweepJob
 from monosem.config.load import load_job
-from monosem.learn.feed import rows_digest
 from monosem.learn.learner import Learner
 from monosem.memory import keep_freed_memory
 from monosem.plan.cost import GroupShape, step_cost, wire_bytes
@@ -40,12 +40,8 @@ from monosem.plan.devices import DATASHEET, EFFICIENCY, Datasheet
 from monosem.plan.memory import CHECKPOINT
 from monosem.sae.config import SaeConfig
 from monosem.stages.budget import shapes_of
-from monosem.stages.learning import make_harvester
 from monosem.stages.prepare import prepare_stream
 from monosem.store.store import open_store
-from monosem.stream.harvest import item_digest
-from monosem.stream.mix import Tiles, assemble, mix_part, part_tiles
-from monosem.stream.records import columns_of
 from monosem.threads import torch_threads
 from tests.bench.events import Group, Outcome, Setup, Sweep
 from tests.bench.footprint import held_by, tree_of
@@ -73,6 +69,7 @@ CASES = {
     "learner killed": Case((4,), 1, "LearnerActor"),
     "worker killed": Case((4,), 1, "ModelWorker"),
 }
+TRACED = Case((2,), 1)
 
 
 def values(case: Case, steps: int, store: str) -> list[str]:
@@ -99,8 +96,9 @@ def median_s(work, turns: int = 9) -> float:
 
 @dataclass(frozen=True)
 class Rates:
-    """item_s of an item with its digest; mix_s and read_s per row; step_s and commit_s by expansion factor; start_s of a
-    process until its first step."""
+    """Seconds of one core: item_s of an item with its digest; mix_s per row, for all that happens to it between worker
+    and reader, Ray's own processes included; read_s per row and reader; step_s and commit_s by expansion factor; start_s
+    of a process until its first step."""
 
     item_s: float
     mix_s: float
@@ -124,46 +122,19 @@ def busy_neighbour():
 
 
 def measured_rates(spec, store: str, sizes: set[int]) -> Rates:
-    harvester, order = make_harvester(spec, open_store(store)), spec.order
-    items = {}
-
-    def item() -> None:
-        items[len(items)] = harvester.item(len(items))
-        item_digest(items[len(items) - 1])
-
-    with torch_threads(1):
-        item_s = median_s(item, 2 * order.items_per_block + order.generations * order.items_per_block)
-        mix_s, read_s = _mixing(order, items)
-        step_s, commit_s = {}, {}
+    step_s, commit_s = {}, {}
+    with busy_neighbour(), torch_threads(1):
         for size in sizes:
-            learner = Learner(spec_sae(size), load_job(SweepJob, str(JOB), values(CASES["1 worker, 1 pack"], 1, store)).train)
+            learner = Learner(spec_sae(size), load_job(SweepJob, str(JOB), values(TRACED, 1, store)).train)
             x = torch.randn(BATCH, 512).relu_()
             step_s[size] = median_s(lambda learner=learner, x=x: learner.step(x))
             commit_s[size] = _commit(learner, store)
-    return Rates(item_s, mix_s, read_s, step_s, commit_s, _start_s(store))
+        start_s = _start_s(store)
+    return Rates(*traced(spec.order.segment_rows // spec.order.items_per_block, store), step_s, commit_s, start_s)
 
 
 def spec_sae(size: int) -> SaeConfig:
     return SaeConfig(d_in=512, d_sae=512 * size, variant="topk", k=16, init="transposed")
-
-
-def _mixing(order, items: dict) -> tuple[float, float]:
-    """Seconds per row in a shard (digests of items are the worker's), and at a reader: parts put together, digests."""
-    chosen = part_tiles(order, 0, 0, 1)
-    parts = []
-
-    def mix() -> None:
-        tiles = Tiles(order)
-        for number in {number for number, _ in chosen}:
-            tiles.add(number, columns_of(items[number]), [range(0, 1)])
-        parts[:] = mix_part(order, 0, chosen, tiles.take(chosen))
-
-    def read() -> None:
-        segment = assemble(order, list(parts))
-        for lo in range(0, len(segment), BATCH):
-            rows_digest(torch.from_numpy(np.concatenate([segment[lo : lo + BATCH]])))
-
-    return median_s(mix) / order.segment_rows, median_s(read) / order.segment_rows
 
 
 def _commit(learner: Learner, store: str) -> float:
@@ -177,10 +148,60 @@ def _commit(learner: Learner, store: str) -> float:
 
 def _start_s(store: str) -> float:
     """A process from nothing to its first step: that of an inline sweep of one step, with its tiny evaluation."""
-    command = [sys.executable, "-m", "monosem", "sweep", str(JOB), *values(CASES["1 worker, 1 pack"], 1, store)]
+    command = [sys.executable, "-m", "monosem", "sweep", str(JOB), *values(TRACED, 1, store)]
     began = time.perf_counter()
     subprocess.run([*command, "name=start", "--inline"], check=True, capture_output=True)
     return time.perf_counter() - began
+
+
+# -- what the stream costs, from a traced sweep ---------------------------------------------------------
+
+HZ = os.sysconf("SC_CLK_TCK")
+
+
+def cpu_s(root: int) -> dict[tuple[str, int], float]:
+    """CPU seconds so far by (kind of process, thread) of a process and all that descend from it."""
+    found = {}
+    for pid in tree_of(root):
+        kind = held_by(pid)[0]
+        for path in Path(f"/proc/{pid}/task").glob("*/stat"):
+            try:
+                words = path.read_text().rpartition(")")[2].split()
+            except OSError:
+                continue
+            found[kind, int(path.parent.name)] = (int(words[11]) + int(words[12])) / HZ
+    return found
+
+
+def traced(item_rows: int, store: str) -> tuple[float, float, float]:
+    """(item_s, mix_s, read_s) between two commits of a sweep on Ray.
+
+    Of a worker's threads the busiest makes items; of a learner's, the busiest steps and the others read. All else is
+    what it takes to mix rows and to carry them.
+    """
+    first, last = 1, 5
+    command = [sys.executable, "-m", "monosem", "sweep", str(JOB), *values(TRACED, (last + 1) * EVERY, store)]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    log = Path(store) / f"sweeps/real/runs/{TRACED.sizes[0]}x/checkpoints/log"
+    looks = []
+    for number in (first, last):
+        wait_for(process, log / f"{number * EVERY:012d}.json")
+        looks.append(cpu_s(process.pid))
+    if process.wait():
+        raise RuntimeError("the traced sweep failed")
+    spent = {key: seconds - looks[0].get(key, 0.0) for key, seconds in looks[1].items()}
+    by_kind = {kind: sorted(s for (k, _), s in spent.items() if kind in k) for kind in ("ModelWorker", "LearnerActor")}
+    rows = (last - first) * EVERY * BATCH
+    items, steps, reading = by_kind["ModelWorker"][-1], by_kind["LearnerActor"][-1], sum(by_kind["LearnerActor"][:-1])
+    say(f"traced: of {sum(spent.values()):.1f} s CPU, items {items:.1f}, steps {steps:.1f}, reading {reading:.1f}")
+    return items * item_rows / rows, (sum(spent.values()) - items - steps - reading) / rows, reading / rows
+
+
+def wait_for(process: subprocess.Popen, path: Path) -> None:
+    while not path.exists():
+        if process.poll() is not None:
+            raise RuntimeError(f"the sweep ended before {path.name} was there")
+        time.sleep(0.05)
 
 
 # -- real sweeps ------------------------------------------------------------------------------------
@@ -209,11 +230,7 @@ def real(case: Case, steps: int, store: str) -> dict:
 
 def kill_one(process: subprocess.Popen, kind: str, log: Path) -> None:
     """Kill an actor of our own sweep, by its id, two seconds after 2 x EVERY steps are in the store."""
-    wanted = log / f"{2 * EVERY:012d}.json"
-    while not wanted.exists():
-        if process.poll() is not None:
-            raise RuntimeError("the sweep ended before its learner could be killed")
-        time.sleep(0.05)
+    wait_for(process, log / f"{2 * EVERY:012d}.json")
     time.sleep(2.0)
     [victim] = [pid for pid in tree_of(process.pid) if kind in held_by(pid)[0]]
     os.kill(victim, signal.SIGKILL)
@@ -250,8 +267,7 @@ def check(steps: int, names: list[str]) -> dict:
         base = f"{directory}/rates"
         job = load_job(SweepJob, str(JOB), values(CASES[names[0]], steps, base))
         spec = prepare_stream(job, open_store(job.store))
-        with busy_neighbour():
-            rates = measured_rates(spec, base, {size for name in names for size in CASES[name].sizes})
+        rates = measured_rates(spec, base, {size for name in names for size in CASES[name].sizes})
         say(f"rates: {rates}")
         say(f"\n{'':22} {'rows/s':>18} {'waiting':>15} {'seconds':>16} {'ratio':>6}")
         undisturbed = 0.0
