@@ -97,12 +97,14 @@ def median_s(work, turns: int = 9) -> float:
 @dataclass(frozen=True)
 class Rates:
     """Seconds of one core: item_s of an item with its digest; mix_s per row, for all that happens to it between worker
-    and reader, Ray's own processes included; read_s per row and reader; step_s and commit_s by expansion factor; start_s
-    of a process until its first step."""
+    and reader, Ray's own processes included; read_s per row and reader; step_s and commit_s by expansion factor;
+    beside_s of what a learner does per step besides it (rows put in place, losses noted); start_s of a process until
+    its first step."""
 
     item_s: float
     mix_s: float
     read_s: float
+    beside_s: float
     step_s: dict[int, float]
     commit_s: dict[int, float]
     start_s: float
@@ -130,7 +132,9 @@ def measured_rates(spec, store: str, sizes: set[int]) -> Rates:
             step_s[size] = median_s(lambda learner=learner, x=x: learner.step(x))
             commit_s[size] = _commit(learner, store)
         start_s = _start_s(store)
-    return Rates(*traced(spec.order.segment_rows // spec.order.items_per_block, store), step_s, commit_s, start_s)
+    item_s, mix_s, read_s, traced_step_s = traced(spec.order.segment_rows // spec.order.items_per_block, store)
+    beside_s = max(0.0, traced_step_s - step_s[TRACED.sizes[0]])
+    return Rates(item_s, mix_s, read_s, beside_s, step_s, commit_s, start_s)
 
 
 def spec_sae(size: int) -> SaeConfig:
@@ -173,8 +177,8 @@ def cpu_s(root: int) -> dict[tuple[str, int], float]:
     return found
 
 
-def traced(item_rows: int, store: str) -> tuple[float, float, float]:
-    """(item_s, mix_s, read_s) between two commits of a sweep on Ray.
+def traced(item_rows: int, store: str) -> tuple[float, float, float, float]:
+    """(item_s, mix_s, read_s, seconds of a learner's thread per step) between two commits of a sweep on Ray.
 
     Of a worker's threads the busiest makes items; of a learner's, the busiest steps and the others read. All else is
     what it takes to mix rows and to carry them.
@@ -194,7 +198,8 @@ def traced(item_rows: int, store: str) -> tuple[float, float, float]:
     rows = (last - first) * EVERY * BATCH
     items, steps, reading = by_kind["ModelWorker"][-1], by_kind["LearnerActor"][-1], sum(by_kind["LearnerActor"][:-1])
     say(f"traced: of {sum(spent.values()):.1f} s CPU, items {items:.1f}, steps {steps:.1f}, reading {reading:.1f}")
-    return items * item_rows / rows, (sum(spent.values()) - items - steps - reading) / rows, reading / rows
+    carrying = sum(spent.values()) - items - steps - reading
+    return items * item_rows / rows, carrying / rows, reading / rows, steps / ((last - first) * EVERY)
 
 
 def wait_for(process: subprocess.Popen, path: Path) -> None:
@@ -241,7 +246,7 @@ def kill_one(process: subprocess.Popen, kind: str, log: Path) -> None:
 
 def setup_of(case: Case, spec, rates: Rates, steps: int, kills: tuple = ()) -> Setup:
     order = spec.order
-    groups = tuple(Group(rates.step_s[s] / BATCH, rates.commit_s[s]) for s in case.sizes)
+    groups = tuple(Group((rates.step_s[s] + rates.beside_s) / BATCH, rates.commit_s[s]) for s in case.sizes)
     mix_s = rates.mix_s + rates.read_s * len(groups)  # readers read ahead, beside their steps
     return Setup(
         groups=groups, rows=steps * BATCH, item_s=rates.item_s, item_rows=order.segment_rows // order.items_per_block,
@@ -267,7 +272,7 @@ def check(steps: int, names: list[str]) -> dict:
         base = f"{directory}/rates"
         job = load_job(SweepJob, str(JOB), values(CASES[names[0]], steps, base))
         spec = prepare_stream(job, open_store(job.store))
-        rates = measured_rates(spec, base, {size for name in names for size in CASES[name].sizes})
+        rates = measured_rates(spec, base, {*TRACED.sizes, *(size for name in names for size in CASES[name].sizes)})
         say(f"rates: {rates}")
         say(f"\n{'':22} {'rows/s':>18} {'waiting':>15} {'seconds':>16} {'ratio':>6}")
         undisturbed = 0.0
@@ -277,7 +282,7 @@ def check(steps: int, names: list[str]) -> dict:
             if case.kill:  # timing of the last attempt alone is in the store: the phase, less what a start takes
                 had |= {"train_s": had["phase_s"] - undisturbed}
                 had["rows_per_s"], had["wait"] = steps * BATCH / had["train_s"], float("nan")
-            else:
+            elif len(case.sizes) == 1:  # as those that are killed: more learners take longer to start
                 undisturbed = had["phase_s"] - had["train_s"]
             found[name] = {"real": had, "simulated": said, "ratio": said["train_s"] / had["train_s"]}
             say(
