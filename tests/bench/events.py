@@ -131,6 +131,7 @@ class Sweep:
         self.items = self.most_rows = self.worker_deaths = 0
         self.outcomes = [Outcome() for _ in setup.groups]
         self.lives: dict[tuple[str, int], simpy.Process] = {}
+        self.places = [_Place() for _ in setup.groups]
 
     def run(self) -> list[Outcome]:
         for number in range(self.setup.workers):
@@ -143,6 +144,10 @@ class Sweep:
         groups = [self.lives["group", n] for n in range(len(self.setup.groups))]
         everyone = self.env.all_of(groups)
         self.env.run(everyone if self.setup.until_s == float("inf") else self.env.any_of([everyone, self.env.timeout(self.setup.until_s)]))
+        for out, place in zip(self.outcomes, self.places, strict=True):
+            place.begin("", self.env.now)  # of a group that the horizon stopped, what it was at
+            for what, seconds in place.all().items():
+                out.seconds[what] += seconds
         return self.outcomes
 
     def _begin(self, kind: str, number: int, work: Iterator) -> None:
@@ -265,7 +270,7 @@ class Sweep:
         """Segments from the first to the last; after a death again from the last checkpoint on."""
         setup, out = self.setup, self.outcomes[number]
         last = -(-setup.rows // setup.segment_rows)
-        name, place = f"group-{number}", _Place()
+        name, place = f"group-{number}", self.places[number]
         while place.segment < last:
             try:
                 yield from self._advance(number, name, place)
@@ -282,8 +287,6 @@ class Sweep:
                 name = f"group-{number}-{out.deaths}"
                 self._move(name, place.segment)
             out.rows, out.ended = place.segment * setup.segment_rows, self.env.now
-        for what, seconds in place.all().items():
-            out.seconds[what] += seconds
         self.flow.leave(name)
         self._tell_workers()
         self._tell_readers()

@@ -297,6 +297,8 @@ def check(steps: int, names: list[str]) -> dict:
 WIDTH, FEATURES, ROWS, ACTIVE = 4096, 131_072, 8192, 64
 HOST_FLOPS = 8.03e9
 """Of a token: half of a model of 8 billion parameters."""
+SEGMENT_ROWS = 65_536
+"""Of a real segment: what is held in memory is told in these."""
 SEGMENTS = 20_000
 """As many as a simulated history is cut into: segments here stand for several."""
 
@@ -331,7 +333,7 @@ def figures(setup: Setup, out: Outcome, sweep: Sweep) -> dict:
         "restart": out.seconds["restart"] / setup.until_s,
         "deaths": out.deaths,
         "worker_deaths": sweep.worker_deaths,
-        "held_gb": sweep.most_rows * setup.row_bytes / 1e9,
+        "held_gb": sweep.most_rows / setup.segment_rows * SEGMENT_ROWS * setup.row_bytes / 1e9,
         "rows_per_s": 1 / setup.groups[0].row_s,
         "step_ms": setup.groups[0].row_s * ROWS * 1000,
         "commit_s": setup.groups[0].commit_s,
@@ -342,10 +344,13 @@ def scale(args: argparse.Namespace) -> list[dict]:
     say(
         f"assumed, not measured: steps by the datasheet of {args.device} times {args.efficiency}; a device lives "
         f"{args.mtbf_hours:,.0f} hours in the mean; a\ngroup is back {args.restart_s:.0f} s after one of its ranks died; each "
-        f"rank writes its part of a checkpoint at {args.store_gb_s} GB/s, and waits for it;\n{ROWS:,} rows of {WIDTH} per step, "
-        f"{FEATURES:,} features per shard, {args.days:g} days; networks and store do not fill up; whole nodes do not fail"
+        f"rank writes its part of a checkpoint at {args.store_gb_s} GB/s, and waits for it;\n{ROWS:,} rows of {WIDTH} per step, segments of "
+        f"{SEGMENT_ROWS:,}, {FEATURES:,} features per shard, {args.days:g} days; networks and store do not fill up; whole nodes do not fail"
     )
-    say(f"\n{'GPUs':>5} {'every':>6} {'goodput':>8} {'waiting':>8} {'commits':>8} {'lost':>7} {'restarts':>9} {'deaths':>7} {'step ms':>8}")
+    say(
+        f"\n{'GPUs':>5} {'every':>6} {'goodput':>8} {'waiting':>8} {'commits':>8} {'lost':>7} {'restarts':>9} {'deaths':>7} "
+        f"{'step ms':>8} {'held GB':>8}"
+    )
     rows = []
     for gpus in args.gpus:
         for minutes in args.every:
@@ -358,7 +363,7 @@ def scale(args: argparse.Namespace) -> list[dict]:
             rows.append(row)
             say(
                 f"{gpus:5,} {minutes:4g} m {row['goodput']:8.1%} {row['wait']:8.1%} {row['commit']:8.1%} {row['lost']:7.1%} "
-                f"{row['restart']:9.1%} {row['deaths']:7.1f} {row['step_ms']:8.1f}"
+                f"{row['restart']:9.1%} {row['deaths']:7.1f} {row['step_ms']:8.1f} {row['held_gb']:8.2f}"
             )
     return rows
 

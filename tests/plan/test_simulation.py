@@ -32,6 +32,11 @@ def test_a_slow_stream_sets_the_pace_and_workers_share_it(workers):
     assert out.share("wait") == pytest.approx(1 - 100 / (1000 / workers), abs=0.02)
 
 
+def test_a_horizon_tells_what_was_spent_until_then():
+    [out] = Sweep(replace(BASE, item_s=1.0, rows=10**9, until_s=500.0)).run()
+    assert sum(out.seconds.values()) == pytest.approx(500.0) and out.share("wait") == pytest.approx(0.9, abs=0.02)
+
+
 def test_items_are_made_once_for_all_groups():
     sweep = Sweep(replace(BASE, groups=(Group(1e-3), Group(2e-3), Group(1e-4))))
     outs = sweep.run()
