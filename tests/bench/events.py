@@ -131,6 +131,7 @@ class Sweep:
         self.items = self.most_rows = self.worker_deaths = 0
         self.outcomes = [Outcome() for _ in setup.groups]
         self.lives: dict[tuple[str, int], simpy.Process] = {}
+        self.exhausted = False  # nothing to claim until something moves: a thousand workers need not all look
         self.places = [_Place() for _ in setup.groups]
 
     def run(self) -> list[Outcome]:
@@ -220,11 +221,14 @@ class Sweep:
 
     def _claim(self) -> int | None:
         """The block of the next item that a window wants."""
+        if self.exhausted:
+            return None
         for window in self.flow.windows().values():
             for block in range(window.start, window.stop - 1 + self.setup.generations):
                 if self.claimed[block] < self.setup.items_per_block:
                     self.claimed[block] += 1
                     return block
+        self.exhausted = True
         return None
 
     def _make_ready(self) -> None:
@@ -257,6 +261,7 @@ class Sweep:
         self._make_ready()
 
     def _tell_workers(self) -> None:
+        self.exhausted = False
         self.moved.succeed()
         self.moved = self.env.event()
 
