@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import math
 import re
 from collections import Counter
 
@@ -175,13 +176,35 @@ def test_search_in_a_run_is_brute_force(visit, site, made, mode, words):
     assert not v.troubles
 
 
-def test_a_band_of_density(visit, site, made):
+def test_a_bar_of_densities_is_a_button_and_in_the_address(visit, site, made):
+    v = visit().open(site, "run.html#made/4x")
+    bars = Counter(min(-1, math.floor(math.log10(f["density"]) * 4)) for f in table(made, "features") if f["density"])
+    (bar, inside), (other, there) = bars.most_common(2)
+    button = ".densities .area >> nth={}"
+    v.page.click(button.format(bar - min(bars)))
+    assert v.page.inner_text(".said").startswith(f"{inside} of 160")
+    assert v.page.evaluate("location.hash").endswith(f"/{bar / 4:g}")
+    v.page.check(".controls [type=checkbox]")
+    v.page.reload()
+    v.page.wait_for_selector(".rows li")
+    assert v.page.inner_text(".said").startswith(f"{inside} of 160"), "the address has the bar"
+    assert v.page.is_checked(".controls [type=checkbox]"), "and that dead ones are listed"
+    assert v.page.get_attribute(button.format(bar - min(bars)), "aria-pressed") == "true"
+    v.page.focus(button.format(other - min(bars)))
+    v.page.keyboard.press("Enter")
+    assert v.page.inner_text(".said").startswith(f"{there} of 160")
+    assert v.page.eval_on_selector_all("[aria-pressed=true]", "nodes => nodes.length") == 1
+    v.page.keyboard.press("Space")
+    assert v.page.inner_text(".said").startswith("160 of 160")
+    assert not v.troubles
+
+
+def test_every_feature_is_in_the_bar_that_counts_it(visit, site, made):
     page = visit().open(site, "run.html#made/4x").page
-    page.click(".densities .area >> nth=6")
-    told = page.inner_text(".said")
-    lo = -5.0 if min(f["density"] for f in table(made, "features") if f["density"]) < 10**-4.75 else -4.75
-    inside = sum(10 ** (lo + 1.5) <= f["density"] < 10 ** (lo + 1.75) for f in table(made, "features"))
-    assert told.startswith(f"{inside} of 160")
+    for bar in page.query_selector_all(".densities .area[role=button]"):
+        bar.click()
+        counted = bar.get_attribute("aria-label").split()[0]
+        assert page.inner_text(".said").split()[0] == counted
 
 
 def strongest(made, word: str) -> list[tuple[str, int]]:

@@ -107,7 +107,8 @@ const M = (() => {
   }
 
   function route() {
-    return location.hash.slice(1).split("/").filter(Boolean).map((part) => {
+    const address = location.hash.slice(1).replace(/\/+$/, "");
+    return (address ? address.split("/") : []).map((part) => {
       try {
         return decodeURIComponent(part);
       } catch {

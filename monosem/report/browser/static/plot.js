@@ -55,11 +55,32 @@
     return { svg, plane, x: sx, y: sy, width, height, floor: height - PAD.bottom };
   }
 
-  /** Bars over equal bins. `tone(i)` gives a class and a strength (0..1) to bar i; `pick(i)` makes bars clickable. */
-  M.histogram = (title, { counts, lo, hi }, { label, tone, pick, form, tell, height = 150, width = 340, log = false } = {}) => {
+  /** A bar as a button that stays pressed: `press` says whether it is so now. */
+  function pressable(area, said, pressed, press) {
+    const show = (on) => area.setAttribute("aria-pressed", String(on));
+    const pressing = () => {
+      const on = press();
+      for (const other of area.parentNode.querySelectorAll("[aria-pressed=true]")) other.setAttribute("aria-pressed", "false");
+      show(on);
+    };
+    for (const [name, value] of [["role", "button"], ["tabindex", "0"], ["aria-label", said]]) area.setAttribute(name, value);
+    show(pressed);
+    area.addEventListener("click", pressing);
+    area.addEventListener("keydown", (event) => {
+      if (event.key !== "Enter" && event.key !== " ") return;
+      event.preventDefault();
+      event.stopPropagation();
+      pressing();
+    });
+  }
+
+  /** Bars over equal bins. `tone(i)` gives a class and a strength (0..1) to bar i; `pick(i)` makes bars buttons and says
+      whether bar i is pressed now, `picked` is the one that is at first. */
+  M.histogram = (title, { counts, lo, hi }, { label, tone, pick, picked, form, tell, height = 150, width = 340, log = false } = {}) => {
     const high = Math.max(1, ...counts);
     const c = chart(title, { lo, hi, label, form }, { lo: log ? 0.5 : 0, hi: high, log, hidden: true }, { width, height });
     const step = (hi - lo) / counts.length;
+    if (pick) c.svg.setAttribute("role", "group");      // an image's parts are not read out
     counts.forEach((n, i) => {
       const left = c.x(lo + i * step), right = c.x(lo + (i + 1) * step);
       const top = n ? Math.min(c.y(n), c.floor - 1) : c.floor;
@@ -69,10 +90,7 @@
       const bar = el("rect", { class: shade.class, x: left + 0.5, width: Math.max(0.5, right - left - 1), y: top, height: c.floor - top });
       if (shade.style) for (const [k, v] of Object.entries(shade.style)) bar.style.setProperty(k, v);
       const area = el("rect", { class: "area", x: left, width: right - left, y: 0, height: c.floor }, el("title", { svg: true }, said));
-      if (pick) {
-        area.setAttribute("role", "button");
-        area.addEventListener("click", () => pick(lo + i * step, lo + (i + 1) * step));
-      }
+      if (pick && n) pressable(area, said, i === picked, () => pick(i));
       c.plane.append(bar, area);
     });
     return c.svg;

@@ -1,10 +1,12 @@
 "use strict";
 /* The index of a run: all features in a list that is drawn only where it is looked at, sorted, filtered and
-   searched. Address: run.html#sweep/run[/order[/words[/mode[/where]]]]. */
+   searched. Address: run.html#sweep/run[/order[/words[/mode[/where[/shown]]]]]; shown: "dead" if dead ones are listed
+   too, and the lower end (log10) of a bar of densities, with a comma between them. */
 
 (() => {
   const { el } = M;
   const HEIGHT = 58;          // of a row in pixels; the style sheet says so too
+  const BARS = 4;             // of densities, to a power of ten
   const LONGEST = 250000;     // rows of a list: browsers draw nothing below some fifteen million pixels
   const ORDERS = [["density", "most often active"], ["importance", "most important"], ["max", "largest activation"],
     ["index", "number"], ["rare", "least often active"], ["random", "random"], ["map", "likeness (1-D map)"]];
@@ -17,8 +19,8 @@
     const columns = { density: M.numbers(raw.density), max: M.numbers(raw.max), importance: M.numbers(raw.importance),
       ultralow: M.numbers(raw.ultralow, Uint8Array), order: raw.order ? M.numbers(raw.order, Uint32Array) : null };
     const state = { run, columns, order: parts[2] || "density", words: parts[3] || "", mode: parts[4] || "text", where: parts[5] || "all",
-      alive: was.alive ?? true, band: was.band || null, hits: null, search: 0 };
-    M.remembering = () => ({ alive: state.alive, band: state.band, at: list.box.scrollTop });
+      ...readShown(parts[6] || ""), hits: null, search: 0 };
+    M.remembering = () => ({ at: list.box.scrollTop });
     const list = makeList(state);
     main.append(top(run), controls(state, list), list.said, list.box);
     if (state.words) await search(state, list);
@@ -26,8 +28,23 @@
     requestAnimationFrame(() => { list.box.scrollTop = was.at || 0; });
   });
 
-  function readdress({ run, order, words, mode, where }) {
-    M.readdress("run", run.sweep, run.name, order, ...(words ? [words, mode, where] : []));
+  function readShown(text) {
+    const parts = text.split(","), end = parts.find((part) => /^-\d+(\.\d+)?$/.test(part));
+    return { alive: !parts.includes("dead"), bar: end === undefined ? null : Math.round(Number(end) * BARS) };
+  }
+
+  function readdress({ run, order, words, mode, where, alive, bar }) {
+    const shown = [...(alive ? [] : ["dead"]), ...(bar === null ? [] : [String(bar / BARS)])].join(",");
+    M.readdress("run", run.sweep, run.name, order, ...(words || shown ? [words, mode, where] : []), ...(shown ? [shown] : []));
+  }
+
+  /** The bar that a density above 0 is in: from bar / BARS to (bar + 1) / BARS, log10; 1 is in the last one. */
+  function barOf(density) {
+    return Math.min(-1, Math.floor(Math.log10(density) * BARS));
+  }
+
+  function ends(bar) {
+    return `${M.percent(10 ** (bar / BARS))} to ${M.percent(10 ** ((bar + 1) / BARS))} of tokens`;
   }
 
   function top(run) {
@@ -40,11 +57,11 @@
 
   // -- order and filter ------------------------------------------------------------------------
 
-  function chosen({ columns, order, alive, band, hits, run }) {
+  function chosen({ columns, order, alive, bar, hits, run }) {
     const keep = [];
     for (let i = 0; i < run.features; i++) {
       if (alive && columns.density[i] === 0) continue;
-      if (band && !(columns.density[i] >= band[0] && columns.density[i] < band[1])) continue;
+      if (bar !== null && !(columns.density[i] > 0 && barOf(columns.density[i]) === bar)) continue;
       if (hits && !hits.has(i)) continue;
       keep.push(i);
     }
@@ -86,25 +103,29 @@
       select("Order", orders, state.order, (v) => { state.order = v; readdress(state); list.refresh(); }),
       el("label", { class: "check" }, el("input", { type: "checkbox", checked: !state.alive, onchange: (event) => {
         state.alive = !event.target.checked;
+        readdress(state);
         list.refresh();
       } }), el("span", {}, "dead ones too")));
     return el("div", { class: "finder" }, form, densities(state, list));
   }
 
   function densities(state, list) {
-    const logs = Array.from(state.columns.density).filter((x) => x > 0).map(Math.log10);
-    if (!logs.length) return null;
-    const lo = Math.floor(logs.reduce((a, b) => Math.min(a, b)) * 4) / 4, hi = 0;
-    const counts = new Array(Math.max(1, Math.round((hi - lo) * 4))).fill(0);
-    for (const x of logs) counts[Math.min(counts.length - 1, Math.floor((x - lo) * 4))]++;
-    const pick = (a, b) => {
-      const same = state.band && Math.abs(Math.log10(state.band[0]) - a) < 1e-6;
-      state.band = same ? null : [10 ** a, 10 ** b];
+    const bars = Array.from(state.columns.density).filter((x) => x > 0).map(barOf);
+    if (!bars.length) return null;
+    const first = bars.reduce((a, b) => Math.min(a, b));
+    const counts = new Array(-first).fill(0);
+    for (const bar of bars) counts[bar - first]++;
+    const pick = (i) => {
+      state.bar = state.bar === first + i ? null : first + i;
+      readdress(state);
       list.refresh();
+      return state.bar !== null;
     };
     const form = (v) => (v === 0 ? "100 %" : M.percent(10 ** v));
-    const tell = (n, a, b) => `${M.count(n)} features active on ${M.percent(10 ** a)} to ${M.percent(10 ** b)} of tokens; click to see them`;
-    return el("figure", { class: "densities" }, M.histogram("features by density", { counts, lo, hi }, { label: "density; click a bar to see its features", form, pick, tell, height: 110, width: 420 }));
+    const tell = (n, a) => `${M.count(n)} features active on ${ends(Math.round(a * BARS))}`;
+    const shape = { counts, lo: first / BARS, hi: 0 }, picked = state.bar === null ? -1 : state.bar - first;
+    return el("figure", { class: "densities" }, M.histogram("features by density", shape,
+      { label: "density; choose a bar to see its features", form, pick, picked, tell, height: 110, width: 420 }));
   }
 
   async function search(state, list) {
@@ -179,7 +200,7 @@
       drawn.clear();
       inner.replaceChildren();
       inner.style.height = `${shown.length * HEIGHT}px`;
-      const band = state.band ? `, active on ${M.percent(state.band[0])} to ${M.percent(state.band[1])} of tokens` : "";
+      const band = state.bar === null ? "" : `, active on ${ends(state.bar)}`;
       const cut = all.length > LONGEST ? `; the first ${M.count(LONGEST)} are listed` : "";
       say(note || `${M.count(all.length)} of ${M.count(state.run.features)} features${band}${cut}`);
       box.scrollTop = 0;
