@@ -353,7 +353,7 @@ def test_a_run_of_131072_features_opens_in_two_seconds(visit, site, tmp_path):
     value = v.page.evaluate(unpack)
     (tmp_path / "large/data/site.js").write_bytes(packed("site", value))
     v.open(tmp_path / "large", "run.html#made/4x")
-    v.page.wait_for_function("document.querySelectorAll('.rows li .t').length > 50")
+    v.page.wait_for_function("() => document.querySelectorAll('.rows li .t').length > 50")
     took = v.page.evaluate("performance.now()")
     assert took < 2000, f"{took:.0f} ms"
     assert "131,072 of 131,072" in v.page.inner_text(".said")
@@ -374,7 +374,7 @@ def test_who_goes_back_finds_a_page_as_it_was_left(visit, site):
     v.page.wait_for_timeout(200)
     v.page.click(".rows li a >> nth=5")
     _back(v, ".rows li")
-    v.page.wait_for_function("document.querySelector('.scroller').scrollTop === 120")
+    v.page.wait_for_function("() => document.querySelector('.scroller').scrollTop === 120")
     assert v.page.eval_on_selector(".controls label:has-text('Order') select", "n => n.value") == "rare"
     v.page.reload()
     v.page.wait_for_selector(".rows li")
@@ -437,7 +437,7 @@ def test_the_map_cannot_be_lost(visit, site):
 
 def test_a_match_is_shown_where_the_word_is(visit, site):
     v = visit().open(site, "index.html#find/river")
-    v.page.wait_for_function("""[...document.querySelectorAll(".results .best")].every((n) => n.textContent)""")
+    v.page.wait_for_function("""() => [...document.querySelectorAll(".results .best")].every((n) => n.textContent)""")
     v.page.wait_for_timeout(500)  # previews without the word are exchanged for others
     active = v.page.eval_on_selector_all(".results section:has(h2:has-text('Active on it')) .best", "nodes => nodes.map((n) => n.textContent)")
     assert active and all("river" in text.lower() for text in active)
