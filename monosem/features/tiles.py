@@ -15,20 +15,23 @@ from torch import Tensor
 from monosem.errors import InputError
 from monosem.features import loops
 from monosem.features.entries import Entries
+from monosem.features.rough import factor, rough_kind, slack
 from monosem.sae.heads import head_of
 from monosem.sae.kernels import kernels_for
-from monosem.sae.kernels.cpu import shared_out
-from monosem.sae.kernels.numba_find import FEW, FLAGS, class_tops, first_flag, keep, kth_largest, nth_largest
-from monosem.sae.kernels.numba_loops import ranged
+from monosem.sae.kernels.cpu import bits_of, shared_out
+from monosem.sae.kernels.numba_find import FEW, FLAGS, first_flag, keep, kth_largest, nth_largest
+from monosem.sae.kernels.numba_loops import ranged, widen
 from monosem.sae.model import Sae
 from monosem.sae.products import Product
 
-ROWS, COLUMNS = 1024, 2048
-"""Of a tile: 8 MiB. Larger ones fall out of the cache, smaller ones make slower products."""
+ROWS, COLUMNS = 1024, 4096
+"""Of a tile: 8 MiB in bfloat16. Larger ones fall out of the cache, smaller ones make slower products."""
 SHARE = 1 / 16
 """Share of active features that room is kept for at first; where a tile has more, there is room for all."""
 CLASSES = 256
 """See `numba_find.largest`."""
+_MORE = np.float32(1.01)
+"""Bounds are a little wider than need be, as they are computed in float32 themselves."""
 
 
 def active_entries(sae: Sae, rows_nD: Tensor) -> Entries:
@@ -69,28 +72,39 @@ def _above(sae: Sae, x_nD: Tensor) -> Iterator[tuple[np.ndarray, ...]]:
 
 
 def _largest(sae: Sae, x_nD: Tensor) -> Iterator[tuple[np.ndarray, ...]]:
-    """The same of the k largest of each row: of what came so far, the k largest are kept, and bound what comes."""
+    """The same of the k largest of each row: of what came so far, the k largest are kept, and bound what comes.
+
+    A rough product says which they may be, and each of those is summed by itself: no number depends on the product.
+    """
     n, k = len(x_nD), min(sae.config.k, sae.config.d_sae)
     count, bound = np.zeros(n, np.int64), np.zeros(n, np.float32)
     value, feature = np.empty((n, 2 * k), np.float32), np.empty((n, 2 * k), np.int32)
-    room = x_nD.new_empty(min(ROWS, n) * min(COLUMNS, sae.config.d_sae))
+    kind = rough_kind()
+    rough_x, exact = factor(x_nD, kind), np.ascontiguousarray(x_nD.numpy())
+    room = x_nD.new_empty(min(ROWS, n) * min(COLUMNS, sae.config.d_sae), dtype=kind)
     for at, W_DC in _columns(sae):
-        bias, last = sae.b_enc[at].numpy(), at.stop == sae.config.d_sae
+        bias, last, W_CD = sae.b_enc[at].numpy(), at.stop == sae.config.d_sae, W_DC.T.contiguous()
+        rough_W = factor(W_CD, kind)
+        off, W = slack(rough_x, rough_W, sae.b_enc[at]), W_DC.to(kind)
         for lo in range(0, n, ROWS):
-            x = x_nD[lo : lo + ROWS]
-            tile = torch.mm(x, W_DC, out=room[: len(x) * len(bias)].view(len(x), len(bias)))
-            held = (array[lo:] for array in (count, bound, value, feature))
-            shared_out(grow, len(x), tile.numpy(), bias, at.start, k, CLASSES, last, *held)
+            x = rough_x.rounded[lo : lo + ROWS]
+            tile = torch.mm(x, W, out=room[: len(x) * len(bias)].view(len(x), len(bias)))
+            held = (array[lo:] for array in (off, exact, count, bound, value, feature))
+            half = np.float32(torch.finfo(kind).eps / 2)
+            shared_out(grow, len(x), bits_of(tile), half, bias, W_CD.numpy(), at.start, k, CLASSES, last, *held)
     there = np.arange(2 * k)[None, :] < count[:, None]
     yield np.nonzero(there)[0], feature[there], value[there]
 
 
 @ranged
-def grow(tile, bias, first, k, classes, last, count, bound, value, feature, lo, hi):
+def grow(tile, half, bias, W, first, k, classes, last, off, x, count, bound, value, feature, lo, hi):
     """A tile's columns, of features from `first` on, join what is held of rows lo to hi: up to 2 k candidates by
     feature, none of which is below the row's bound. After the last tile the k largest above zero are left.
 
     At least k values of the row, seen or not, reach the bound; of equal ones the first features are kept.
+
+    tile    the rough product, wrong by `half` its size when it was rounded and by off[row] (`rough.slack`) before
+    x, W    float32 [n, D] and [C, D]: what a candidate's value is the product of
     """
     C, limit = tile.shape[1], value.shape[1]
     flags = np.zeros(-(-C // FLAGS) * FLAGS, np.uint8)
@@ -98,23 +112,53 @@ def grow(tile, bias, first, k, classes, last, count, bound, value, feature, lo, 
     kept, kept_at = np.empty(limit + C + FEW, np.float32), np.empty(limit + C + FEW, np.int32)
     ranked, best = np.empty(max(limit + C, classes), np.float32), np.empty(classes, np.float32)
     for b in range(lo, hi):
-        row, n, least = tile[b], count[b], bound[b]
+        row, n, least, few = tile[b], count[b], bound[b], count[b] < k
         kept[:n], kept_at[:n] = value[b, :n], feature[b, :n]
-        if n < k and k <= classes <= C:
-            class_tops(row, bias, best)
+        if few and k <= classes <= C:
+            class_tops(row, half, bias, best)
             ranked[:classes] = best
-            least = max(least, nth_largest(ranked, classes, k))
-        for j in range(C):
-            flags[j] = np.uint8(row[j] + bias[j] >= least)
+            least = max(least, nth_largest(ranked, classes, k) - off[b])
+        _flag(row, half, bias, least - off[b], flags)
         for c in range(len(eights)):
             word = eights[c]
             while word != 0:
                 j = c * FLAGS + np.int64(first_flag(word))
-                kept[n], kept_at[n] = row[j] + bias[j], first + j
-                n += kept[n] > 0
+                kept[n], kept_at[n] = dot(x[b], W[j]) + bias[j], first + j
+                n += (kept[n] > 0) & (kept[n] >= least)
                 word &= word - np.uint64(1)
-        if n > limit or (last and n > k):
+        if n > limit or (n > k and (few or last)):
             least = kth_largest(kept, n, k, ranked)
             n = keep(kept, kept_at, n, k, least, kept_at, kept)
         value[b, :n], feature[b, :n] = kept[:n], kept_at[:n]
         count[b], bound[b] = n, least
+
+
+@ranged
+def class_tops(row, half, bias, tops):
+    """Of classes of columns, those that leave the same remainder, the most that a value in it is at least; or zero.
+
+    Rounding the product and what is left out of `off` are taken off. The last few columns may be left out.
+    """
+    classes = len(tops)
+    tops[:] = 0
+    for c in range(0, len(row) - classes + 1, classes):
+        some, their_bias = row[c : c + classes], bias[c : c + classes]
+        for i in range(classes):
+            rough = widen(some[i])
+            tops[i] = max(rough - abs(rough) * half * _MORE + their_bias[i], tops[i])
+
+
+@ranged
+def _flag(row, half, bias, least, flags):
+    """A flag for every column whose value may be `least` before the product was rounded."""
+    for j in range(len(row)):
+        wanted = least - bias[j]
+        flags[j] = np.uint8(widen(row[j]) >= wanted - abs(wanted) * half * _MORE)
+
+
+@ranged
+def dot(a, b):
+    total = np.float32(0)
+    for i in range(len(a)):
+        total += a[i] * b[i]
+    return total

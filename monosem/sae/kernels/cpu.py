@@ -73,9 +73,9 @@ def _above(product: Product, bias: np.ndarray, bound: np.ndarray, most: int) -> 
         group, n = row // GROUP, -(-len(tile) // GROUP)
         if least is None:
             least = np.empty(len(bias), _ordered(tile))
-            find.below(_bits(tile), bias, bound, least)
+            find.below(bits_of(tile), bias, bound, least)
         found = (counts[row:], features[group:], pres[group:], overfull)
-        shared_out(find.above, n, _bits(tile), bias, bound, least, GROUP, most, *found, together=1)
+        shared_out(find.above, n, bits_of(tile), bias, bound, least, GROUP, most, *found, together=1)
         if overfull[0]:
             return None, None, None
     return counts, pres, features
@@ -90,7 +90,7 @@ def largest(product: Product, bias_F: Tensor, k: int, share: float) -> Entries |
     classes = min(F, max(MIN_CLASSES, 4 * k))
     for row, tile in product.tiles(GROUP):
         found = (features[row:], pres[row:], counts[row:])
-        shared_out(find.largest, len(tile), _bits(tile), bias, np.empty(0, _ordered(tile)), k, classes, *found)
+        shared_out(find.largest, len(tile), bits_of(tile), bias, np.empty(0, _ordered(tile)), k, classes, *found)
     return _packed(F, counts, 1, features, pres)
 
 
@@ -101,7 +101,7 @@ def largest_values(product: Product, bias_F: Tensor, n: int) -> Tensor:
     bound = np.full(F, _suggested_bound(whole, bias_F, n), bias.dtype)
     counts, pres, _ = _above(product, bias, bound, min(GROUP * F, 8 * (n * GROUP // max(1, B) + GROUP)))
     if counts is None or counts.sum() < n:
-        return _by_histogram(_bits(whole), bias, n)
+        return _by_histogram(bits_of(whole), bias, n)
     in_group = np.add.reduceat(counts, np.arange(0, B, GROUP))
     return torch.from_numpy(np.concatenate([row[:m] for row, m in zip(pres, in_group, strict=True)]))
 
@@ -137,7 +137,7 @@ def decode(
     g, squares = np.empty((len(ends), B, wide), dtype), np.empty((B, len(ends)), dtype)
     back_n, r = np.empty(len(f_n), dtype), np.empty((B if keep_r else 0, wide), dtype)
     shared_out(
-        loops.decode, B, at.start_B.numpy(), at.feature_n.numpy(), f_n.numpy(), _bits(W_dec), yc_BO.numpy(),
+        loops.decode, B, at.start_B.numpy(), at.feature_n.numpy(), f_n.numpy(), bits_of(W_dec), yc_BO.numpy(),
         np.array(ends), dtype.type(weight), squares, g, back_n, r,
     )  # fmt: skip
     found = map(torch.from_numpy, (squares, g, back_n))
@@ -147,7 +147,7 @@ def decode(
 def reconstruct(at: Entries, f_n: Tensor, W_dec: Tensor, ends: Sequence[int]) -> Tensor:
     parts = f_n.new_empty(len(ends), at.rows, W_dec.shape[1])
     lists = (t.numpy() for t in (at.start_B, at.feature_n, f_n))
-    shared_out(loops.reconstruct, at.rows, *lists, _bits(W_dec), np.array(ends), parts.numpy())
+    shared_out(loops.reconstruct, at.rows, *lists, bits_of(W_dec), np.array(ends), parts.numpy())
     return parts
 
 
@@ -156,13 +156,13 @@ def back(at: Entries, W_dec: Tensor, g_PBO: Sequence[Tensor], ends: Sequence[int
     for which, g in enumerate(g_PBO):
         lo, hi = (0, *ends)[which], ends[which]
         lists = (t.numpy() for t in (at.start_B, at.feature_n))
-        shared_out(loops.back, at.rows, *lists, _bits(W_dec), g.numpy(), lo, hi, out.numpy())
+        shared_out(loops.back, at.rows, *lists, bits_of(W_dec), g.numpy(), lo, hi, out.numpy())
     return out
 
 
 def outer(at: Entries, v_n: Tensor, rows_BO: Tensor, out_FO: Tensor, first: int, last: int) -> None:
     lists = (t.numpy() for t in (at.start_F[first:], at.order_n, at.row_n, v_n))
-    shared_out(loops.outer, last - first, *lists, _bits(rows_BO), _ends(at), out_FO[first:].numpy())
+    shared_out(loops.outer, last - first, *lists, bits_of(rows_BO), _ends(at), out_FO[first:].numpy())
 
 
 def sum_F(at: Entries, v_n: Tensor) -> Tensor:
@@ -211,7 +211,7 @@ def _histogram_of_group(product, bias, parts, lo, hi) -> None:
         find.histogram(product, bias, parts[group], group * GROUP, min(len(product), (group + 1) * GROUP))
 
 
-def _bits(t: Tensor) -> np.ndarray:
+def bits_of(t: Tensor) -> np.ndarray:
     """A tensor for numpy, which has no bfloat16: its bits."""
     return (t.view(torch.uint16) if t.dtype == torch.bfloat16 else t).numpy()
 
