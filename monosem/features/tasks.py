@@ -254,5 +254,3 @@ def _by_feature(tables: list):
     whole = pa.concat_tables(tables)
     keys = ("feature", "other_sweep", "other_run", "rank")
     return whole.sort_by([(key, "ascending") for key in keys])
-
-

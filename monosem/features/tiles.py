@@ -15,12 +15,12 @@ from torch import Tensor
 from monosem.errors import InputError
 from monosem.features import loops
 from monosem.features.entries import Entries
-from monosem.features.rough import factor, rough_kind, slack
+from monosem.features.rough import factor, key_of, keys_of, number_of, rough_kind, slack
 from monosem.sae.heads import head_of
 from monosem.sae.kernels import kernels_for
-from monosem.sae.kernels.cpu import bits_of, shared_out
+from monosem.sae.kernels.cpu import shared_out
 from monosem.sae.kernels.numba_find import FEW, FLAGS, first_flag, keep, kth_largest, nth_largest
-from monosem.sae.kernels.numba_loops import ranged, widen
+from monosem.sae.kernels.numba_loops import ranged
 from monosem.sae.model import Sae
 from monosem.sae.products import Product
 
@@ -30,8 +30,8 @@ SHARE = 1 / 16
 """Share of active features that room is kept for at first; where a tile has more, there is room for all."""
 CLASSES = 256
 """See `numba_find.largest`."""
-_MORE = np.float32(1.01)
-"""Bounds are a little wider than need be, as they are computed in float32 themselves."""
+WORDS = 8
+"""Of flags that are looked at together: few are set."""
 
 
 def active_entries(sae: Sae, rows_nD: Tensor) -> Entries:
@@ -79,53 +79,56 @@ def _largest(sae: Sae, x_nD: Tensor) -> Iterator[tuple[np.ndarray, ...]]:
     n, k = len(x_nD), min(sae.config.k, sae.config.d_sae)
     count, bound = np.zeros(n, np.int64), np.zeros(n, np.float32)
     value, feature = np.empty((n, 2 * k), np.float32), np.empty((n, 2 * k), np.int32)
-    kind = rough_kind()
-    rough_x, exact = factor(x_nD, kind), np.ascontiguousarray(x_nD.numpy())
+    kind, exact = rough_kind(), x_nD.contiguous()
+    rough_x, half = factor(exact, None, kind), np.float32(1.01 * torch.finfo(kind).eps / 2)
     room = x_nD.new_empty(min(ROWS, n) * min(COLUMNS, sae.config.d_sae), dtype=kind)
-    for at, W_DC in _columns(sae):
-        bias, last, W_CD = sae.b_enc[at].numpy(), at.stop == sae.config.d_sae, W_DC.T.contiguous()
-        rough_W = factor(W_CD, kind)
-        off, W = slack(rough_x, rough_W, sae.b_enc[at]), W_DC.to(kind)
+    for first in range(0, sae.config.d_sae, COLUMNS):
+        W_CD, bias = sae.W_enc[:, first : first + COLUMNS].T.contiguous(), sae.b_enc[first : first + COLUMNS]
+        rough_W, C, last = factor(W_CD, bias, kind), len(bias), first + COLUMNS >= sae.config.d_sae
+        columns = (W_CD.numpy(), bias.numpy(), first, k, CLASSES, last)
+        off = slack(rough_x, rough_W)
         for lo in range(0, n, ROWS):
             x = rough_x.rounded[lo : lo + ROWS]
-            tile = torch.mm(x, W, out=room[: len(x) * len(bias)].view(len(x), len(bias)))
-            held = (array[lo:] for array in (off, exact, count, bound, value, feature))
-            half = np.float32(torch.finfo(kind).eps / 2)
-            shared_out(grow, len(x), bits_of(tile), half, bias, W_CD.numpy(), at.start, k, CLASSES, last, *held)
+            tile = torch.mm(x, rough_W.rounded.T, out=room[: len(x) * C].view(len(x), C))
+            held = (array[lo:] for array in (off, exact.numpy(), count, bound, value, feature))
+            shared_out(grow, len(x), keys_of(tile), half, *columns, *held)
     there = np.arange(2 * k)[None, :] < count[:, None]
     yield np.nonzero(there)[0], feature[there], value[there]
 
 
 @ranged
-def grow(tile, half, bias, W, first, k, classes, last, off, x, count, bound, value, feature, lo, hi):
+def grow(rough, half, W, bias, first, k, classes, last, off, x, count, bound, value, feature, lo, hi):
     """A tile's columns, of features from `first` on, join what is held of rows lo to hi: up to 2 k candidates by
     feature, none of which is below the row's bound. After the last tile the k largest above zero are left.
 
     At least k values of the row, seen or not, reach the bound; of equal ones the first features are kept.
 
-    tile    the rough product, wrong by `half` its size when it was rounded and by off[row] (`rough.slack`) before
-    x, W    float32 [n, D] and [C, D]: what a candidate's value is the product of
+    rough   `rough.keys_of` the tile: off by off[row] (`rough.slack`) before it was rounded, by `half` of itself after
+    x, W    float32 [n, D] and [C, D]: what, with the bias, a candidate's value is the product of
     """
-    C, limit = tile.shape[1], value.shape[1]
-    flags = np.zeros(-(-C // FLAGS) * FLAGS, np.uint8)
-    eights = flags.view(np.uint64)
+    C, limit = rough.shape[1], value.shape[1]
+    flags = np.zeros(-(-C // (FLAGS * WORDS)) * FLAGS * WORDS, np.uint8)
+    words = flags.view(np.uint64)
     kept, kept_at = np.empty(limit + C + FEW, np.float32), np.empty(limit + C + FEW, np.int32)
-    ranked, best = np.empty(max(limit + C, classes), np.float32), np.empty(classes, np.float32)
+    ranked, tops = np.empty(limit + C, np.float32), np.empty(classes, rough.dtype)
     for b in range(lo, hi):
-        row, n, least, few = tile[b], count[b], bound[b], count[b] < k
+        row, n, least, few = rough[b], count[b], bound[b], count[b] < k
         kept[:n], kept_at[:n] = value[b, :n], feature[b, :n]
         if few and k <= classes <= C:
-            class_tops(row, half, bias, best)
-            ranked[:classes] = best
-            least = max(least, nth_largest(ranked, classes, k) - off[b])
-        _flag(row, half, bias, least - off[b], flags)
-        for c in range(len(eights)):
-            word = eights[c]
-            while word != 0:
-                j = c * FLAGS + np.int64(first_flag(word))
-                kept[n], kept_at[n] = dot(x[b], W[j]) + bias[j], first + j
-                n += (kept[n] > 0) & (kept[n] >= least)
-                word &= word - np.uint64(1)
+            class_tops(row, tops)
+            seen = number_of(nth_largest(tops, classes, k))
+            least = max(least, seen - seen * half - off[b])
+        flag(row, least - off[b], half, flags)
+        for c in range(0, len(words), WORDS):
+            if not any_of(words[c : c + WORDS]):
+                continue
+            for w in range(c, c + WORDS):
+                word = words[w]
+                while word != 0:
+                    j = w * FLAGS + np.int64(first_flag(word))
+                    kept[n], kept_at[n] = dot(x[b], W[j]) + bias[j], first + j
+                    n += (kept[n] > 0) & (kept[n] >= least)
+                    word &= word - np.uint64(1)
         if n > limit or (n > k and (few or last)):
             least = kth_largest(kept, n, k, ranked)
             n = keep(kept, kept_at, n, k, least, kept_at, kept)
@@ -134,26 +137,35 @@ def grow(tile, half, bias, W, first, k, classes, last, off, x, count, bound, val
 
 
 @ranged
-def class_tops(row, half, bias, tops):
-    """Of classes of columns, those that leave the same remainder, the most that a value in it is at least; or zero.
-
-    Rounding the product and what is left out of `off` are taken off. The last few columns may be left out.
-    """
+def class_tops(row, tops):
+    """Maxima, at least zero, of the columns that leave the same remainder; the last few columns may be left out."""
     classes = len(tops)
     tops[:] = 0
     for c in range(0, len(row) - classes + 1, classes):
-        some, their_bias = row[c : c + classes], bias[c : c + classes]
+        some = row[c : c + classes]
         for i in range(classes):
-            rough = widen(some[i])
-            tops[i] = max(rough - abs(rough) * half * _MORE + their_bias[i], tops[i])
+            tops[i] = max(some[i], tops[i])
 
 
 @ranged
-def _flag(row, half, bias, least, flags):
-    """A flag for every column whose value may be `least` before the product was rounded."""
-    for j in range(len(row)):
-        wanted = least - bias[j]
-        flags[j] = np.uint8(widen(row[j]) >= wanted - abs(wanted) * half * _MORE)
+def flag(row, least, half, flags):
+    """A flag for every column whose value may have been `least` before the product was rounded."""
+    least -= abs(least) * half
+    if least > 0:
+        key = key_of(least, row[0])
+        for j in range(len(row)):
+            flags[j] = np.uint8(row[j] >= key)
+    else:
+        for j in range(len(row)):
+            flags[j] = np.uint8(number_of(row[j]) >= least)
+
+
+@ranged
+def any_of(words):
+    found = np.uint64(0)
+    for i in range(WORDS):
+        found |= words[i]
+    return found != 0
 
 
 @ranged

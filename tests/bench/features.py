@@ -89,7 +89,9 @@ def main(uris: list[str], overrides: list[str]) -> None:
             done = subprocess.run([*command, *overrides], stdout=subprocess.PIPE, check=True, text=True)
         found = json.loads(done.stdout.splitlines()[-1])
         results.append(found)
-        shown = (f"{k} {v / 2**20:,.0f} MiB" if k in ("peak", "planned") else f"{k} {v:.1f} s" for k, v in found.items())
+        shown = (
+            f"{k} {v / 2**20:,.0f} MiB" if k in ("peak", "planned") else f"{k} {v:.1f} s" for k, v in found.items()
+        )
         say(f"{Path(uri).name:>6}  " + "  ".join(shown))
     first, last = results[0], results[-1]
     for name, meaning in (("product", "in float32"), ("made", "as it was made")):
