@@ -17,6 +17,7 @@ from monosem.config.job import FeaturesConfig, HostConfig
 from monosem.features import schema
 from monosem.features.examples import Choice
 from monosem.features.onward import MOVES_AT_ONCE
+from monosem.features.tiles import COLUMNS
 
 MIB = 2**20
 TILES = 128 * MIB
@@ -194,8 +195,9 @@ class Plan:
     def memory(self, host_bytes: int = 0) -> dict[str, int]:
         """Most bytes of each kind of task, beside libraries. L0 as measured after training, and a quarter more.
 
-        collect   rows: slice_tokens * widths * 8;  one subject's entries, thrice, and twice as many candidates:
-                  52 slice_tokens L0;  its sums with coordinates, twice: 16 F D;  tiles and room for entries
+        collect   rows: slice_tokens * widths * 4;  one subject's, less b_dec and as a rough product takes them:
+                  slice_tokens * 8 D;  its entries, thrice, and twice as many candidates: 52 slice_tokens L0;  its sums
+                  with coordinates, twice: 16 F D;  tiles, columns for them, twice, and room for entries
         merge     entries of a unit: 28 N L0 F_unit / F;  sums with coordinates and decoders: 28 F_unit D;
                   examples of the group, w tokens each: F_group * places * (24 w + 100), and as many ablations as they
                   have tokens: 56 (w + 1);  logits of a batch, of ablated rows, and of what features add to them
@@ -208,7 +210,9 @@ class Plan:
         biggest = max(s.d_sae * s.d_in for s in self.subjects)
         dictionaries = sum(8 * s.d_sae * s.d_in for s in self.subjects)
         forward = 16 * self.context_length * 24 * max(widths.values())
-        collect = slice_tokens * (8 * sum(widths.values()) + 52 * max(l0)) + 16 * biggest + TILES
+        rows = 4 * sum(widths.values()) + 8 * max(widths.values())
+        columns = 8 * COLUMNS * max(widths.values())
+        collect = slice_tokens * (rows + 52 * max(l0)) + 16 * biggest + columns + TILES
         runs = sorted(x for x, s in zip(l0, self.subjects, strict=True) if s.kind != NEURONS)
         same = dictionaries + forward + host_bytes
         return {

@@ -1,4 +1,4 @@
-"""The encoder's product made roughly, to say where its largest values may be, and by how much it may be wrong.
+"""The encoder's product made roughly, to say where its large values may be, and by how much it may be wrong.
 
 Where a CPU multiplies bfloat16 several times as fast as float32, a product in bfloat16 is worth it even if what is
 found by it has to be summed once more in float32: few values are.
@@ -10,12 +10,10 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from numba import types
-from numba.extending import intrinsic
 from torch import Tensor
 
+from monosem.features.seek import keys_of, lengths
 from monosem.sae.kernels.cpu import bits_of, shared_out
-from monosem.sae.kernels.numba_loops import ranged, widen
 
 UNIT = 2.0**-24
 """Unit roundoff of float32."""
@@ -31,8 +29,8 @@ def rough_kind() -> torch.dtype:
 class Factor:
     """Vectors as a rough product takes them, [m, D + 2]; their lengths, and those of what rounding took off, [m].
 
-    Two more coordinates make the bias part of the product: ones in a row, and in an encoder's column the bias as it is
-    rounded and what that leaves.
+    The bias is part of the product, by two more coordinates: ones in a row, and in an encoder's column the bias as it
+    is rounded and what that leaves.
     """
 
     rounded: Tensor
@@ -43,17 +41,14 @@ class Factor:
 def factor(vectors_mD: Tensor, bias_m: Tensor | None, kind: torch.dtype) -> Factor:
     """Of rows, or with a bias of an encoder's columns, each in one piece."""
     m, D = vectors_mD.shape
-    rounded = torch.empty(m, D + 2, dtype=kind)
-    rounded[:, :D] = vectors_mD
-    more = np.ones((m, 2), np.float32)
+    more = torch.ones(m, 2)
     if bias_m is not None:
-        leading = bias_m.to(kind)
-        rounded[:, D], rounded[:, D + 1] = leading, bias_m - leading.float()
-        more[:, 0], more[:, 1] = leading.float().numpy(), (bias_m - leading.float()).numpy()
-    else:
-        rounded[:, D:] = 1
+        more[:, 0] = bias_m.to(kind)
+        more[:, 1] = bias_m - more[:, 0]
+    rounded = torch.empty(m, D + 2, dtype=kind)
+    rounded[:, :D], rounded[:, D:] = vectors_mD, more
     length, lost = np.empty(m, np.float32), np.empty(m, np.float32)
-    shared_out(_lengths, m, vectors_mD.numpy(), more, bits_of(rounded), length, lost)
+    shared_out(lengths, m, vectors_mD.numpy(), more.numpy(), bits_of(rounded), length, lost)
     return Factor(rounded, length, lost)
 
 
@@ -62,61 +57,33 @@ def slack(x: Factor, w: Factor) -> np.ndarray:
 
     x.w = (x'+d).(w'+e) for what rounding took off, d and e, so by Cauchy and Schwarz it is off by at most
     |d||w| + (|x|+|d|)|e|. Sums over D terms are off by D units of the lengths' product (Higham 2002, section 3.1), here
-    both and twice for good measure. What rounding the product itself takes off is not in it: see `tiles.grow`.
+    both and twice for good measure. What rounding the product itself takes off is not in it: see `half`.
     """
     length, lost = np.float32(w.length.max()), np.float32(w.lost.max())
-    apart = x.lost * length + (x.length + x.lost) * lost
-    sums = np.float32(4 * UNIT * x.rounded.shape[1]) * (x.length + x.lost) * (length + lost)
-    return np.float32(1.01) * (apart + sums)
+    with np.errstate(over="ignore", invalid="ignore"):
+        apart = x.lost * length + (x.length + x.lost) * lost
+        sums = np.float32(4 * UNIT * x.rounded.shape[1]) * (x.length + x.lost) * (length + lost)
+        off = np.float32(1.01) * (apart + sums)
+    return np.where(np.isnan(off), np.float32(np.inf), off)  # of rows that are too long for float32 nothing is known
 
 
-@ranged
-def _lengths(whole, more, rounded, length, lost, lo, hi):
-    D = whole.shape[1]
-    for i in range(lo, hi):
-        a, b = whole[i], rounded[i]
-        square, off = np.float32(0), np.float32(0)
-        for d in range(D):
-            apart = a[d] - widen(b[d])
-            square += a[d] * a[d]
-            off += apart * apart
-        for d in range(more.shape[1]):
-            apart = more[i, d] - widen(b[D + d])
-            square += more[i, d] * more[i, d]
-            off += apart * apart
-        length[i], lost[i] = np.sqrt(square), np.sqrt(off)
+class RoughProduct:
+    """Of rows [n, D] with some columns of an encoder after others, in tiles that share their memory.
 
+    half   by how much of itself a rounded value of a tile may be wrong
+    off_n  by how much it may have been before; of the columns that `turn_to` was last given
+    """
 
-# -- numbers as keys -------------------------------------------------------------------------------
+    def __init__(self, x_nD: Tensor, kind: torch.dtype, room: int):
+        self.kind, self.x = kind, factor(x_nD, None, kind)
+        self.half = np.float32(1.01 * torch.finfo(kind).eps / 2)
+        self.room = torch.empty(room, dtype=kind)
 
+    def turn_to(self, W_CD: Tensor, bias_C: Tensor) -> None:
+        self.w = factor(W_CD, bias_C, self.kind)
+        self.off_n = slack(self.x, self.w)
 
-def keys_of(t: Tensor) -> np.ndarray:
-    """A product's bits as whole numbers. Of numbers above zero they are in the same order, and above all others'."""
-    return t.view(torch.int16 if t.dtype == torch.bfloat16 else torch.int32).numpy()
-
-
-@intrinsic
-def number_of(typingctx, key):
-    """The number of a key, float32."""
-
-    def codegen(context, builder, signature, args):
-        bits = args[0]
-        if key == types.int16:
-            wide = builder.zext(bits, context.get_value_type(types.int32))
-            bits = builder.shl(wide, wide.type(16))
-        return builder.bitcast(bits, context.get_value_type(types.float32))
-
-    return types.float32(key), codegen
-
-
-@intrinsic
-def key_of(typingctx, x, like):
-    """The key of a float32 above zero, in the type of `like`; of one between two, the lower."""
-
-    def codegen(context, builder, signature, args):
-        bits = builder.bitcast(args[0], context.get_value_type(types.int32))
-        if like == types.int16:
-            bits = builder.trunc(builder.lshr(bits, bits.type(16)), context.get_value_type(types.int16))
-        return bits
-
-    return like(types.float32, like), codegen
+    def tile(self, lo: int, hi: int) -> np.ndarray:
+        """Rows lo to hi with the columns, as `seek.keys_of` it, until the next is made."""
+        x, C = self.x.rounded[lo:hi], len(self.w.rounded)
+        return keys_of(torch.mm(x, self.w.rounded.T, out=self.room[: len(x) * C].view(len(x), C)))

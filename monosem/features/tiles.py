@@ -13,32 +13,32 @@ import torch
 from torch import Tensor
 
 from monosem.errors import InputError
-from monosem.features import loops
+from monosem.features import loops, seek
 from monosem.features.entries import Entries
-from monosem.features.rough import factor, key_of, keys_of, number_of, rough_kind, slack
+from monosem.features.rough import UNIT, RoughProduct, rough_kind
 from monosem.sae.heads import head_of
+from monosem.sae.kernels import Entries as Found
 from monosem.sae.kernels import kernels_for
-from monosem.sae.kernels.cpu import shared_out
-from monosem.sae.kernels.numba_find import FEW, FLAGS, first_flag, keep, kth_largest, nth_largest
-from monosem.sae.kernels.numba_loops import ranged
+from monosem.sae.kernels.cpu import packed, shared_out
 from monosem.sae.model import Sae
 from monosem.sae.products import Product
 
-ROWS, COLUMNS = 1024, 4096
-"""Of a tile: 8 MiB in bfloat16. Larger ones fall out of the cache, smaller ones make slower products."""
+COLUMNS, TILE_BYTES = 4096, 8 << 20
+"""Of a tile. Larger ones fall out of the cache, smaller ones make slower products."""
 SHARE = 1 / 16
-"""Share of active features that room is kept for at first; where a tile has more, there is room for all."""
+"""Share of active features that room is kept for at first; where a tile has more, there is room for all. Also of
+values that may be summed one by one: more of them would take as long as a whole product."""
 CLASSES = 256
 """See `numba_find.largest`."""
-WORDS = 8
-"""Of flags that are looked at together: few are set."""
+Part = tuple[np.ndarray, np.ndarray, np.ndarray]
+"""(row, feature, value) of some entries."""
 
 
 def active_entries(sae: Sae, rows_nD: Tensor) -> Entries:
     """Entries of rows [n, D]; places are row numbers. The same numbers as `sae.encode`, but for rounding."""
     if sae.config.variant in ("batch_topk", "matryoshka"):
         raise InputError(f"variant {sae.config.variant}: its features depend on the batch; convert it for use first")
-    x = rows_nD - sae.b_dec if sae.config.subtract_b_dec else rows_nD
+    x = (rows_nD - sae.b_dec if sae.config.subtract_b_dec else rows_nD).contiguous()
     found = list(_largest(sae, x) if sae.config.variant == "topk" else _above(sae, x))
     row, feature, value = (np.concatenate([part[i] for part in found]) for i in range(3))
     start = np.zeros(sae.config.d_sae + 1, np.int64)
@@ -47,130 +47,121 @@ def active_entries(sae: Sae, rows_nD: Tensor) -> Entries:
     return Entries(start, place, ordered)
 
 
-def _columns(sae: Sae) -> Iterator[tuple[slice, Tensor]]:
-    """Some features at a time, and their encoder [D, C], in one piece."""
+def _columns(sae: Sae) -> Iterator[tuple[slice, Tensor, Tensor]]:
+    """Some features at a time: their encoder [C, D], each feature's in one piece, and their bias [C]."""
     for lo in range(0, sae.config.d_sae, COLUMNS):
         at = slice(lo, min(lo + COLUMNS, sae.config.d_sae))
-        yield at, sae.W_enc[:, at].contiguous()
+        yield at, sae.W_enc[:, at].T.contiguous(), sae.b_enc[at].contiguous()
 
 
-def _above(sae: Sae, x_nD: Tensor) -> Iterator[tuple[np.ndarray, ...]]:
-    """(row, feature, value) of the entries, by tiles, by row within one. Features are above a bound of their own."""
-    head, b_enc = head_of(sae.config, sae.tensors()), sae.tensors()["b_enc"]
-    bound_F, kernels = head.bound_F().expand(len(b_enc)), kernels_for(x_nD)
-    room = x_nD.new_empty(min(ROWS, len(x_nD)) * min(COLUMNS, len(b_enc)))
-    for at, W_DC in _columns(sae):
-        for lo in range(0, len(x_nD), ROWS):
-            part = x_nD[lo : lo + ROWS]
-            product = Product(part, W_DC, room=room)
-            found = kernels.above(product, b_enc[at].contiguous(), bound_F[at], SHARE)
-            found = found or kernels.above(product, b_enc[at].contiguous(), bound_F[at], 1.0)
-            head.view = replace(found, feature_n=found.feature_n + at.start, features=len(b_enc))
+def _tile_rows(kind: torch.dtype) -> int:
+    return TILE_BYTES // (COLUMNS * kind.itemsize)
+
+
+def _room(sae: Sae, x_nD: Tensor, kind: torch.dtype) -> int:
+    """Numbers of the largest tile."""
+    return min(_tile_rows(kind), len(x_nD)) * min(COLUMNS, sae.config.d_sae)
+
+
+# -- features above bounds of their own ------------------------------------------------------------
+
+
+def _above(sae: Sae, x_nD: Tensor) -> Iterator[Part]:
+    """By tiles, by row within one: by rough products while these find few, then by whole ones."""
+    head = head_of(sae.config, sae.tensors())
+    bound_F = head.bound_F().expand(sae.config.d_sae).contiguous()
+    ways = [_AboveWholly(sae, x_nD)] + [_AboveRoughly(sae, x_nD)] * (rough_kind() != torch.float32)
+    for at, *columns in _columns(sae):
+        ways[-1].turn_to(*columns, bound_F[at])
+        lo = 0
+        while lo < len(x_nD):
+            found = ways[-1].find(lo)
+            if found is None:
+                ways.pop()
+                ways[-1].turn_to(*columns, bound_F[at])
+                continue
+            head.view = replace(found, feature_n=found.feature_n + at.start, features=sae.config.d_sae)
             f = head.features(found.pre_n).numpy()
             on = f > 0
             yield found.row_n.numpy()[on] + lo, head.view.feature_n.numpy()[on], f[on]
+            lo += found.rows
 
 
-def _largest(sae: Sae, x_nD: Tensor) -> Iterator[tuple[np.ndarray, ...]]:
-    """The same of the k largest of each row: of what came so far, the k largest are kept, and bound what comes.
+class _AboveWholly:
+    """Finds all of a tile that the last columns given make."""
+
+    def __init__(self, sae: Sae, x_nD: Tensor):
+        self.x, self.kernels, self.rows = x_nD, kernels_for(x_nD), _tile_rows(x_nD.dtype)
+        self.room = x_nD.new_empty(_room(sae, x_nD, x_nD.dtype))
+
+    def turn_to(self, W_CD: Tensor, bias_C: Tensor, bound_C: Tensor) -> None:
+        self.W_DC, self.bias, self.bound = W_CD.T, bias_C, bound_C
+
+    def find(self, lo: int) -> Found:
+        product = Product(self.x[lo : lo + self.rows], self.W_DC, room=self.room)
+        found = self.kernels.above(product, self.bias, self.bound, SHARE)
+        return found or self.kernels.above(product, self.bias, self.bound, 1.0)
+
+
+class _AboveRoughly:
+    """The same by a rough product, or None if that is not worth it: when more of the last tile than SHARE was summed.
+
+    Values are looked for above `lift`, not above zero: bits of numbers above zero are in order.
+    """
+
+    def __init__(self, sae: Sae, x_nD: Tensor):
+        kind = rough_kind()
+        self.x, self.product, self.rows = x_nD, RoughProduct(x_nD, kind, _room(sae, x_nD, kind)), _tile_rows(kind)
+        self.lift, self.summed, shape = np.float32(0), 0.0, (self.rows, min(COLUMNS, sae.config.d_sae) + 1)
+        self.found = (np.empty(shape, np.int32), np.empty(shape, np.float32))  # of whose memory little is touched
+
+    def turn_to(self, W_CD: Tensor, bias_C: Tensor, bound_C: Tensor) -> None:
+        self.columns = (W_CD.numpy(), bias_C.numpy(), bound_C.numpy())
+        rounding = np.float32(8 * UNIT * float(bias_C.abs().max() + bound_C.abs().max()))
+        for _ in range(3):  # the lift is itself a part of what may be off, a small one
+            self.product.turn_to(W_CD, bias_C - bound_C + float(self.lift))
+            self.off = self.product.off_n + rounding
+            if self.off.max() < self.lift:
+                return
+            self.lift = np.float32(1.5) * self.off.max()
+        self.summed = np.inf
+
+    def find(self, lo: int) -> Found | None:
+        if self.summed > SHARE:
+            return None
+        (W, bias, bound), hi = self.columns, min(len(self.x), lo + self.rows)
+        n, C = hi - lo, len(bias)
+        counts, vain = np.empty(n, np.int64), np.empty(n, np.int64)
+        rough = (self.product.tile(lo, hi), self.product.half, self.off[lo:hi])
+        shared_out(
+            seek.above, n, *rough, W, bias, self.x[lo:hi].numpy(), bound, self.lift, *self.found, counts, vain
+        )  # fmt: skip
+        self.summed = (counts.sum() + vain.sum()) / (n * C)
+        return packed(C, counts, 1, *(part[:n] for part in self.found))
+
+
+# -- the k largest ---------------------------------------------------------------------------------
+
+
+def _largest(sae: Sae, x_nD: Tensor) -> Iterator[Part]:
+    """Of what came so far, the k largest of each row are kept, and bound what comes.
 
     A rough product says which they may be, and each of those is summed by itself: no number depends on the product.
     """
     n, k = len(x_nD), min(sae.config.k, sae.config.d_sae)
-    count, bound = np.zeros(n, np.int64), np.zeros(n, np.float32)
+    count, bound, vain = np.zeros(n, np.int64), np.zeros(n, np.float32), np.zeros(n, np.int64)
     value, feature = np.empty((n, 2 * k), np.float32), np.empty((n, 2 * k), np.int32)
-    kind, exact = rough_kind(), x_nD.contiguous()
-    rough_x, half = factor(exact, None, kind), np.float32(1.01 * torch.finfo(kind).eps / 2)
-    room = x_nD.new_empty(min(ROWS, n) * min(COLUMNS, sae.config.d_sae), dtype=kind)
-    for first in range(0, sae.config.d_sae, COLUMNS):
-        W_CD, bias = sae.W_enc[:, first : first + COLUMNS].T.contiguous(), sae.b_enc[first : first + COLUMNS]
-        rough_W, C, last = factor(W_CD, bias, kind), len(bias), first + COLUMNS >= sae.config.d_sae
-        columns = (W_CD.numpy(), bias.numpy(), first, k, CLASSES, last)
-        off = slack(rough_x, rough_W)
-        for lo in range(0, n, ROWS):
-            x = rough_x.rounded[lo : lo + ROWS]
-            tile = torch.mm(x, rough_W.rounded.T, out=room[: len(x) * C].view(len(x), C))
-            held = (array[lo:] for array in (off, exact.numpy(), count, bound, value, feature))
-            shared_out(grow, len(x), keys_of(tile), half, *columns, *held)
+    product = RoughProduct(x_nD, rough_kind(), _room(sae, x_nD, rough_kind()))
+    for at, W_CD, bias in _columns(sae):
+        product.turn_to(W_CD, bias)
+        columns, last = (W_CD.numpy(), bias.numpy()), at.stop == sae.config.d_sae
+        rows = _tile_rows(product.kind)
+        for lo in range(0, n, rows):
+            x = x_nD[lo : lo + rows].numpy()
+            rough = (product.tile(lo, lo + rows), product.half, product.off_n[lo:])
+            held = (array[lo:] for array in (count, bound, value, feature, vain))
+            shared_out(seek.grow, len(x), *rough, *columns, x, at.start, k, CLASSES, last, *held)
+        if product.kind != torch.float32 and vain.sum() > SHARE * n * len(bias):
+            product = RoughProduct(x_nD, torch.float32, _room(sae, x_nD, torch.float32))
     there = np.arange(2 * k)[None, :] < count[:, None]
     yield np.nonzero(there)[0], feature[there], value[there]
-
-
-@ranged
-def grow(rough, half, W, bias, first, k, classes, last, off, x, count, bound, value, feature, lo, hi):
-    """A tile's columns, of features from `first` on, join what is held of rows lo to hi: up to 2 k candidates by
-    feature, none of which is below the row's bound. After the last tile the k largest above zero are left.
-
-    At least k values of the row, seen or not, reach the bound; of equal ones the first features are kept.
-
-    rough   `rough.keys_of` the tile: off by off[row] (`rough.slack`) before it was rounded, by `half` of itself after
-    x, W    float32 [n, D] and [C, D]: what, with the bias, a candidate's value is the product of
-    """
-    C, limit = rough.shape[1], value.shape[1]
-    flags = np.zeros(-(-C // (FLAGS * WORDS)) * FLAGS * WORDS, np.uint8)
-    words = flags.view(np.uint64)
-    kept, kept_at = np.empty(limit + C + FEW, np.float32), np.empty(limit + C + FEW, np.int32)
-    ranked, tops = np.empty(limit + C, np.float32), np.empty(classes, rough.dtype)
-    for b in range(lo, hi):
-        row, n, least, few = rough[b], count[b], bound[b], count[b] < k
-        kept[:n], kept_at[:n] = value[b, :n], feature[b, :n]
-        if few and k <= classes <= C:
-            class_tops(row, tops)
-            seen = number_of(nth_largest(tops, classes, k))
-            least = max(least, seen - seen * half - off[b])
-        flag(row, least - off[b], half, flags)
-        for c in range(0, len(words), WORDS):
-            if not any_of(words[c : c + WORDS]):
-                continue
-            for w in range(c, c + WORDS):
-                word = words[w]
-                while word != 0:
-                    j = w * FLAGS + np.int64(first_flag(word))
-                    kept[n], kept_at[n] = dot(x[b], W[j]) + bias[j], first + j
-                    n += (kept[n] > 0) & (kept[n] >= least)
-                    word &= word - np.uint64(1)
-        if n > limit or (n > k and (few or last)):
-            least = kth_largest(kept, n, k, ranked)
-            n = keep(kept, kept_at, n, k, least, kept_at, kept)
-        value[b, :n], feature[b, :n] = kept[:n], kept_at[:n]
-        count[b], bound[b] = n, least
-
-
-@ranged
-def class_tops(row, tops):
-    """Maxima, at least zero, of the columns that leave the same remainder; the last few columns may be left out."""
-    classes = len(tops)
-    tops[:] = 0
-    for c in range(0, len(row) - classes + 1, classes):
-        some = row[c : c + classes]
-        for i in range(classes):
-            tops[i] = max(some[i], tops[i])
-
-
-@ranged
-def flag(row, least, half, flags):
-    """A flag for every column whose value may have been `least` before the product was rounded."""
-    least -= abs(least) * half
-    if least > 0:
-        key = key_of(least, row[0])
-        for j in range(len(row)):
-            flags[j] = np.uint8(row[j] >= key)
-    else:
-        for j in range(len(row)):
-            flags[j] = np.uint8(number_of(row[j]) >= least)
-
-
-@ranged
-def any_of(words):
-    found = np.uint64(0)
-    for i in range(WORDS):
-        found |= words[i]
-    return found != 0
-
-
-@ranged
-def dot(a, b):
-    total = np.float32(0)
-    for i in range(len(a)):
-        total += a[i] * b[i]
-    return total

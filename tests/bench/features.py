@@ -24,7 +24,7 @@ import torch
 from monosem.features.rough import rough_kind
 from monosem.features.state import State
 from monosem.features.tasks import run_task
-from monosem.features.tiles import COLUMNS, ROWS
+from monosem.features.tiles import COLUMNS, TILE_BYTES
 from monosem.stages.features import features_need, run_features, sweep_and_run
 from monosem.stages.resume import stored_job
 from monosem.store.store import open_store
@@ -52,8 +52,7 @@ def one_pass(uri: str, overrides: list[str]) -> dict:
             if kind == "collect":
                 sae = state.sae(0)
                 samples["product"].append(product(sae.W_enc, torch.float32))
-                kind = rough_kind() if sae.config.variant == "topk" else torch.float32
-                samples["made"].append(product(sae.W_enc, kind))
+                samples["made"].append(product(sae.W_enc, rough_kind()))
                 timing += time.perf_counter() - ended
             done(n + 1)
 
@@ -67,13 +66,14 @@ def one_pass(uri: str, overrides: list[str]) -> dict:
 
 def product(W_enc: torch.Tensor, kind: torch.dtype) -> float:
     """Seconds that the product of a row takes, in the tiles that the pass makes."""
-    x, F, times = torch.randn(4 * ROWS, W_enc.shape[0]).to(kind), W_enc.shape[1], []
+    rows = TILE_BYTES // (COLUMNS * kind.itemsize)
+    x, F, times = torch.randn(4 * rows, W_enc.shape[0]).to(kind), W_enc.shape[1], []
     columns = [part.to(kind).contiguous() for part in W_enc.split(COLUMNS, dim=1)]
-    out = torch.empty(ROWS * min(COLUMNS, F), dtype=kind)
+    out = torch.empty(rows * min(COLUMNS, F), dtype=kind)
     for _ in range(max(2, TURNS * COLUMNS // F)):
         began = time.perf_counter()
-        for W, part in product_of(columns, x.split(ROWS)):
-            torch.mm(part, W, out=out[: ROWS * W.shape[1]].view(ROWS, W.shape[1]))
+        for W, part in product_of(columns, x.split(rows)):
+            torch.mm(part, W, out=out[: rows * W.shape[1]].view(rows, W.shape[1]))
         times.append(time.perf_counter() - began)
     return statistics.mean(times) / len(x)
 

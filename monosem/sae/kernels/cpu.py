@@ -60,7 +60,7 @@ def above(product: Product, bias_F: Tensor, bound_F: Tensor, share: float) -> En
     F = product.shape[1]
     bound = np.ascontiguousarray(bound_F.expand(F).numpy())
     counts, pres, features = _above(product, bias_F.numpy(), bound, capacity(F, share))
-    return None if counts is None else _packed(F, counts, GROUP, features, pres)
+    return None if counts is None else packed(F, counts, GROUP, features, pres)
 
 
 def _above(product: Product, bias: np.ndarray, bound: np.ndarray, most: int) -> tuple:
@@ -91,7 +91,7 @@ def largest(product: Product, bias_F: Tensor, k: int, share: float) -> Entries |
     for row, tile in product.tiles(GROUP):
         found = (features[row:], pres[row:], counts[row:])
         shared_out(find.largest, len(tile), bits_of(tile), bias, np.empty(0, _ordered(tile)), k, classes, *found)
-    return _packed(F, counts, 1, features, pres)
+    return packed(F, counts, 1, features, pres)
 
 
 def largest_values(product: Product, bias_F: Tensor, n: int) -> Tensor:
@@ -221,7 +221,7 @@ def _ordered(t: Tensor) -> np.dtype:
     return np.dtype(np.int16) if t.dtype == torch.bfloat16 else t.numpy().dtype
 
 
-def _packed(F: int, counts: np.ndarray, group_rows: int, features: np.ndarray, pres: np.ndarray) -> Entries:
+def packed(F: int, counts: np.ndarray, group_rows: int, features: np.ndarray, pres: np.ndarray) -> Entries:
     start_B = np.concatenate([np.zeros(1, np.int64), counts.cumsum()])
     n = int(start_B[-1])
     feature_n, row_n = (np.empty(n, np.int64) for _ in range(2))

@@ -43,6 +43,33 @@ def widen(typingctx, x):
 
 
 @intrinsic
+def number_of(typingctx, key):
+    """The float32 whose bits, or leading 16 bits, are a whole number's."""
+
+    def codegen(context, builder, signature, args):
+        bits = args[0]
+        if key == types.int16:
+            wide = builder.zext(bits, context.get_value_type(types.int32))
+            bits = builder.shl(wide, wide.type(16))
+        return builder.bitcast(bits, context.get_value_type(types.float32))
+
+    return types.float32(key), codegen
+
+
+@intrinsic
+def key_of(typingctx, x, like):
+    """A float32's bits, or its leading 16 where `like` is an int16: for numbers above zero in their order."""
+
+    def codegen(context, builder, signature, args):
+        bits = builder.bitcast(args[0], context.get_value_type(types.int32))
+        if like == types.int16:
+            bits = builder.trunc(builder.lshr(bits, bits.type(16)), context.get_value_type(types.int16))
+        return bits
+
+    return like(types.float32, like), codegen
+
+
+@intrinsic
 def power_of_2(typingctx, n):
     """2^n of a whole float32 from -126 to 127."""
 
