@@ -49,24 +49,16 @@ def above(rough, half, off, W, bias, x, bound, lift, features, pres, counts, vai
     lift            the rough product is of columns with bias - bound + lift, so that what matters in it is above zero
     """
     flags = np.zeros(-(-rough.shape[1] // (FLAGS * WORDS)) * FLAGS * WORDS, np.uint8)
-    words = flags.view(np.uint64)
+    words, at = flags.view(np.uint64), np.empty(len(flags), np.int32)
     for b in range(lo, hi):
         flag(rough[b], lift - off[b], half, flags)
-        n, lost = 0, 0
-        for c in range(0, len(words), WORDS):
-            if not any_of(words, c):
-                continue
-            for w in range(c, c + WORDS):
-                word = words[w]
-                while word != 0:
-                    j = w * FLAGS + np.int64(first_flag(word))
-                    pre = dot(x[b], W[j]) + bias[j]
-                    features[b, n], pres[b, n] = j, pre
-                    more = pre > bound[j]
-                    n += more
-                    lost += not more
-                    word &= word - np.uint64(1)
-        counts[b], vain[b] = n, lost
+        seen, n = flagged(words, at), 0
+        for i in range(seen):
+            j = at[i]
+            pre = dot(x[b], W[j]) + bias[j]
+            features[b, n], pres[b, n] = j, pre
+            n += pre > bound[j]
+        counts[b], vain[b] = n, seen - n
 
 
 @ranged
@@ -78,34 +70,28 @@ def grow(rough, half, off, W, bias, x, first, k, classes, last, count, bound, va
     """
     C, limit = rough.shape[1], value.shape[1]
     flags = np.zeros(-(-C // (FLAGS * WORDS)) * FLAGS * WORDS, np.uint8)
-    words = flags.view(np.uint64)
+    words, at = flags.view(np.uint64), np.empty(len(flags), np.int32)
     kept, kept_at = np.empty(limit + C + FEW, np.float32), np.empty(limit + C + FEW, np.int32)
     ranked, tops = np.empty(limit + C, np.float32), np.empty(classes, rough.dtype)
     for b in range(lo, hi):
-        n, least, few, lost = count[b], bound[b], count[b] < k, 0
+        n, least, few = count[b], bound[b], count[b] < k
         kept[:n], kept_at[:n] = value[b, :n], feature[b, :n]
         if few and k <= classes <= C:
             class_tops(rough[b], tops)
             reached = number_of(nth_largest(tops, classes, k))
             least = max(least, reached - reached * half - off[b])
         flag(rough[b], least - off[b], half, flags)
-        for c in range(0, len(words), WORDS):
-            if not any_of(words, c):
-                continue
-            for w in range(c, c + WORDS):
-                word = words[w]
-                while word != 0:
-                    j = w * FLAGS + np.int64(first_flag(word))
-                    kept[n], kept_at[n] = dot(x[b], W[j]) + bias[j], first + j
-                    more = (kept[n] > 0) & (kept[n] >= least)
-                    n += more
-                    lost += not more
-                    word &= word - np.uint64(1)
-        if n > limit or (n > k and (few or last)):
+        seen, before = flagged(words, at), n
+        for i in range(seen):
+            j = at[i]
+            kept[n], kept_at[n] = dot(x[b], W[j]) + bias[j], first + j
+            n += (kept[n] > 0) & (kept[n] >= least)
+        vain[b] = seen - (n - before)
+        if n > k + k // 4 or (n > k and (few or last)):
             least = kth_largest(kept, n, k, ranked)
             n = keep(kept, kept_at, n, k, least, kept_at, kept)
         value[b, :n], feature[b, :n] = kept[:n], kept_at[:n]
-        count[b], bound[b], vain[b] = n, least, lost
+        count[b], bound[b] = n, least
 
 
 @ranged
@@ -130,6 +116,22 @@ def flag(row, least, half, flags):
     else:
         for j in range(len(row)):
             flags[j] = np.uint8(number_of(row[j]) >= least)
+
+
+@ranged
+def flagged(words, at):
+    """How many flags are set; which they are goes to `at`."""
+    n = 0
+    for c in range(0, len(words), WORDS):
+        if not any_of(words, c):
+            continue
+        for w in range(c, c + WORDS):
+            word = words[w]
+            while word != 0:
+                at[n] = w * FLAGS + np.int64(first_flag(word))
+                n += 1
+                word &= word - np.uint64(1)
+    return n
 
 
 @ranged
