@@ -93,7 +93,7 @@
     const draw = (which) => {
       chosen = which;
       const kept = which === "all" ? usual : found.filter((m) => m.run === Number(which));
-      said.replaceChildren(...(found.length ? [`${M.count(kept.length)} features; first those most strongly and most often active on it.`,
+      said.replaceChildren(...(found.length ? [`${M.count(kept.length)} features match in one of the ways below; first those most strongly and most often active on it.`,
         partly ? " None matches all of the words; these match one." : ""] : none));
       shown.replaceChildren(...HOW.map(([title, note], how) => part(title, note, kept.filter((m) => m.how === how))).filter(Boolean));
     };
