@@ -25,18 +25,23 @@ def keys_of(t: Tensor) -> np.ndarray:
 
 @ranged
 def lengths(whole, more, rounded, length, lost, lo, hi):
-    """Of vectors [m, D] with [m, 2] more coordinates: their lengths, and those of what rounding took off."""
+    """Of vectors [m, D] with [m, 2] more coordinates: their lengths, and those of what rounding took off.
+
+    Summed in float64: in float32 squares of tiny numbers are zero, and a bound that is made of them is none.
+    """
     D = whole.shape[1]
     for i in range(lo, hi):
         a, b = whole[i], rounded[i]
-        square, off = np.float32(0), np.float32(0)
+        square, off = 0.0, 0.0
         for d in range(D):
-            apart = a[d] - widen(b[d])
-            square += a[d] * a[d]
+            v = np.float64(a[d])
+            apart = v - np.float64(widen(b[d]))
+            square += v * v
             off += apart * apart
         for d in range(more.shape[1]):
-            apart = more[i, d] - widen(b[D + d])
-            square += more[i, d] * more[i, d]
+            v = np.float64(more[i, d])
+            apart = v - np.float64(widen(b[D + d]))
+            square += v * v
             off += apart * apart
         length[i], lost[i] = np.sqrt(square), np.sqrt(off)
 

@@ -1,6 +1,6 @@
 """From rows to entries: the encoder's product some rows by some columns at a time, so that it is read from the cache.
 
-Cost beside the product grows with rows and entries, and next to nothing with features.
+Cost beside the product grows with rows and entries, and with features only by a look at each value.
 
 Shape letters: n rows, D d_in, F d_sae, C columns of a tile.
 """

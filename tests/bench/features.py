@@ -4,7 +4,7 @@
 
 Each pass runs in a process of its own, from nothing, on a copy of the run's sweep without its features. `product` is the
 encoder's product on as many rows, alone, in the tiles that the pass makes, timed between its tasks: in float32, and in
-what the pass makes it (`made`). L0 should be equal for the ratio to mean anything.
+what the pass makes it where few features are active (`made`). L0 should be equal for the ratio to mean anything.
 """
 
 import json

@@ -169,3 +169,11 @@ def test_off_is_in_proportion(kind):
     assert (none < 1e-4).all()
     some = slack(factor(x + 2**-9 * 0.999, None, kind), factor(W, torch.zeros(5), kind))
     assert (some > 100 * none).all() == (kind == torch.bfloat16)
+
+
+def test_tiny_vectors_lose_as_large_a_share():
+    """In float32 the squares of what rounding took off would be zero, and so would be the bound."""
+    x = torch.randn(4, 8, generator=torch.Generator().manual_seed(0))
+    ones, tiny = (factor(scale * x, torch.zeros(4), torch.bfloat16) for scale in (1.0, 2.0**-80))
+    np.testing.assert_allclose(tiny.lost * 2.0**80, ones.lost, rtol=1e-5)
+    np.testing.assert_allclose(tiny.length * 2.0**80, ones.length, rtol=1e-5)
