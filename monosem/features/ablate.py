@@ -18,13 +18,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from monosem.features import loops
 from monosem.features.entries import Entries
 from monosem.features.examples import Examples
 from monosem.features.onward import CHANGES, Ablations, Ends, Linear, Through, ends_of, features_at_once, loss, onward
+from monosem.features.pairs import jobs_of, shown_activations
 from monosem.host.direct import Continuation
 from monosem.host.model import HostModel
-from monosem.sae.kernels.cpu import shared_out
 
 Tokens = Callable[[np.ndarray], Tensor]
 """Token ids int64 [n, T] of contexts of the pass, by their numbers in it."""
@@ -60,22 +59,6 @@ class Host:
         return max(1, min(16, (1 << 25) // (self.context_length * self.model.vocab_size)))
 
 
-def active_pairs(examples: Examples, context_length: int) -> tuple[np.ndarray, ...]:
-    """Places whose activation shows in a window: (example, column of the token it shows on, place, activation).
-
-    Column w means: on none, the example's token is the last one of the window or the context.
-    """
-    w = examples.acts.shape[1]
-    acts = np.concatenate([examples.before[:, None], examples.acts], axis=1)
-    columns = np.arange(w + 1)[None, :]
-    place = examples.first[:, None] + columns - 1
-    shows = (columns < examples.width[:, None]) & (acts > 0) & (examples.first[:, None] % context_length + columns > 0)
-    own = place == examples.place[:, None]
-    example, column = np.nonzero(shows | own)
-    column_or_none = np.where(shows[example, column], column, w)
-    return example, column_or_none, place[example, column], acts[example, column]
-
-
 class ByToken:
     """Ablation where the rest of the pass works on each token alone."""
 
@@ -87,19 +70,19 @@ class ByToken:
         """Of examples whose features are rows of `decoder_FW`; `entries` are not needed here."""
         m, w = examples.acts.shape
         out = Effects.empty(m, w)
-        example, column, place, act = active_pairs(examples, self.host.context_length)
-        feature, own = examples.feature[example].astype(np.int64), place == examples.place[example]
-        of = _jobs_of(feature, place, len(decoder_FW), self.host.context_length)
+        shown = shown_activations(examples, self.host.context_length)
+        feature, place = examples.feature[shown.example].astype(np.int64), shown.place
+        of = jobs_of(feature, place, len(decoder_FW), self.host.context_length)
         job = np.empty(of.max(initial=-1) + 1, np.int64)
         job[of] = np.arange(len(of))
         asked = np.zeros(len(job), bool)
-        asked[of[own]] = True
-        rise, ends = self._all(place[job], Ablations(place[job], feature[job], act[job], asked), decoder_FW)
-        shown = column < w
-        out.loss[example[shown], column[shown]] = rise[of[shown]]
-        at = (np.cumsum(asked) - 1)[of[own]]
+        asked[of[shown.own]] = True
+        rise, ends = self._all(place[job], Ablations(place[job], feature[job], shown.act[job], asked), decoder_FW)
+        on = shown.column < w
+        out.loss[shown.example[on], shown.column[on]] = rise[of[on]]
+        at = (np.cumsum(asked) - 1)[of[shown.own]]
         for target, values in zip((out.up, out.up_values, out.down, out.down_values), ends, strict=True):
-            target[example[own]] = values[at]
+            target[shown.example[shown.own]] = values[at]
         return out
 
     def _all(self, place: np.ndarray, jobs: Ablations, decoder_FW: Tensor) -> tuple[np.ndarray, Ends]:
@@ -137,22 +120,6 @@ class ByToken:
         x, beside = (found[name].flatten(0, 1)[at_used] for name in (self.host.hook_point, self.way.beside))
         following = torch.nn.functional.pad(tokens_BT[:, 1:], (0, 1)).flatten()[at_used]
         return onwards.run(x, beside, following, replace(todo, row=row))
-
-
-def _jobs_of(feature: np.ndarray, place: np.ndarray, features: int, T: int) -> np.ndarray:
-    """The ablation that each pair of feature and place asks for: numbers of the different ones, by their contexts.
-
-    feature   ascending. int64 [n]
-    """
-    start, number = np.searchsorted(feature, np.arange(features + 1)), np.empty(len(place), np.int64)
-    count = np.zeros(features, np.int64)
-    shared_out(loops.distinct, features, start, place, number, count)
-    number += (np.cumsum(count) - count)[feature]
-    context = np.empty(count.sum(), np.int64)
-    context[number] = place // T
-    order = np.empty(len(context), np.int64)
-    loops.counting_order(context, int(context.max(initial=-1)) + 1, order)
-    return order[number]
 
 
 class ByContext:

@@ -206,34 +206,6 @@ def windows(start, place, value, picks, feature_of, length, beside, first_token,
 
 
 @ranged
-def distinct(start, place, number, count, lo, hi):
-    """Of each feature's places, pairs start[f] to start[f + 1], the different ones in order, counted from 0.
-
-    number   int64 [n] out: of each pair; count int64 [F] out: how many there are
-    """
-    for f in range(lo, hi):
-        places = place[start[f] : start[f + 1]]
-        n, order = -1, np.argsort(places)
-        for i in range(len(order)):
-            n += i == 0 or places[order[i]] != places[order[i - 1]]
-            number[start[f] + order[i]] = n
-        count[f] = n + 1
-
-
-@ranged
-def counting_order(key, keys, out):
-    """Where each of `key`, whole numbers below `keys`, comes in their order; of equal ones the first comes first."""
-    at = np.zeros(keys + 1, np.int64)
-    for i in range(len(key)):
-        at[key[i] + 1] += 1
-    for k in range(1, keys + 1):
-        at[k] += at[k - 1]
-    for i in range(len(key)):
-        out[i] = at[key[i]]
-        at[key[i]] += 1
-
-
-@ranged
 def listed_before(listed_r, listed, r, g):
     """Whether feature g with correlation r goes before one that is listed (-1: none is)."""
     return listed < 0 or before(r, listed_r, g, listed)

@@ -79,9 +79,8 @@ class RoughProduct:
         self.half = np.float32(1.01 * torch.finfo(kind).eps / 2)
         self.room = torch.empty(room, dtype=kind)
 
-    def turn_to(self, W_CD: Tensor, bias_C: Tensor) -> None:
-        self.w = factor(W_CD, bias_C, self.kind)
-        self.off_n = slack(self.x, self.w)
+    def turn_to(self, w: Factor) -> None:
+        self.w, self.off_n = w, slack(self.x, w)
 
     def tile(self, lo: int, hi: int) -> np.ndarray:
         """Rows lo to hi with the columns, as `seek.keys_of` it, until the next is made."""

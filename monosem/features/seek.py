@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from monosem.sae.kernels.numba_find import FEW, FLAGS, first_flag, keep, kth_largest, nth_largest
+from monosem.sae.kernels.numba_find import FEW, FLAGS, first_flag, keep, kth_largest
 from monosem.sae.kernels.numba_loops import key_of, number_of, ranged, widen
 
 WORDS = 8
@@ -67,11 +67,12 @@ def above(rough, half, off, W, bias, x, bound, lift, features, pres, counts, vai
 
 
 @ranged
-def grow(rough, half, off, W, bias, x, first, k, classes, last, count, bound, value, feature, vain, lo, hi):
+def grow(rough, half, off, W, bias, x, first, k, want, classes, last, count, bound, value, feature, vain, lo, hi):
     """A tile's columns, of features from `first` on, join what is held of rows lo to hi: up to 2 k candidates by
     feature, none of which is below the row's bound. After the last tile the k largest above zero are left.
 
-    At least k values of the row, seen or not, reach the bound; of equal ones the first features are kept.
+    The bound is reached by at least `want` values of the row, seen or not; of equal ones the first features are kept.
+    With k of them it is right. With fewer it is a guess, which was too high if less than k candidates are left.
     """
     C, limit = rough.shape[1], value.shape[1]
     flags = np.zeros(-(-C // (FLAGS * WORDS)) * FLAGS * WORDS, np.uint8)
@@ -79,11 +80,11 @@ def grow(rough, half, off, W, bias, x, first, k, classes, last, count, bound, va
     kept, kept_at = np.empty(limit + C + FEW, np.float32), np.empty(limit + C + FEW, np.int32)
     ranked, tops = np.empty(limit + C, np.float32), np.empty(classes, rough.dtype)
     for b in range(lo, hi):
-        n, least, few = count[b], bound[b], count[b] < k
+        n, least, begun = count[b], bound[b], bound[b] > 0
         kept[:n], kept_at[:n] = value[b, :n], feature[b, :n]
-        if few and k <= classes <= C:
+        if not begun and want <= classes <= C:
             class_tops(rough[b], tops)
-            reached = number_of(nth_largest(tops, classes, k))
+            reached = number_of(nth_key(tops, want))
             least = max(least, reached - reached * half - off[b])
         flag(rough[b], least - off[b], half, flags)
         seen, before = flagged(words, at), n
@@ -92,8 +93,8 @@ def grow(rough, half, off, W, bias, x, first, k, classes, last, count, bound, va
             kept[n], kept_at[n] = dot(x[b], W[j]) + bias[j], first + j
             n += (kept[n] > 0) & (kept[n] >= least)
         vain[b] = seen - (n - before)
-        if n > k + k // 4 or (n > k and (few or last)):
-            least = kth_largest(kept, n, k, ranked)
+        if n > want + want // 4 or (n > want and (last or not begun)):
+            least = max(least, kth_largest(kept, n, want, ranked))
             n = keep(kept, kept_at, n, k, least, kept_at, kept)
         value[b, :n], feature[b, :n] = kept[:n], kept_at[:n]
         count[b], bound[b] = n, least
@@ -108,6 +109,18 @@ def class_tops(row, tops):
         some = row[c : c + classes]
         for i in range(classes):
             tops[i] = max(some[i], tops[i])
+
+
+@ranged
+def nth_key(keys, n):
+    """The n-th largest (from 1) of keys that are not negative: the largest number that n of them reach, bit by bit."""
+    one, zero, found = keys.dtype.type(1), keys.dtype.type(0), keys.dtype.type(0)
+    for bit in range(8 * keys.itemsize - 2, -1, -1):
+        more, reach = keys.dtype.type(found | (one << bit)), zero
+        for i in range(len(keys)):
+            reach += one if keys[i] >= more else zero
+        found = more if reach >= n else found
+    return found
 
 
 @ranged

@@ -67,12 +67,13 @@ def ablated(
     """
     x, tops = np.empty(clean.shape[1], np.float32), np.empty(CLASSES, np.float32)
     for i in range(lo, hi):
-        p, q, a, s = clean[row[i]], moves[feature[i]], act[i], after_scale[i]
+        p, q, a = clean[row[i]], moves[feature[i]], act[i]
+        s, was = after_scale[i], scale[row[i]]
         for v in range(len(x)):
             x[v] = s * (p[v] - a * q[v]) + bias[v]
         out[i] = log_sum_exp(x, tops) - np.float64(x[following[row[i]]]) - before[row[i]]
         at = ends_at[i]
         if at >= 0:
             for v in range(len(x)):
-                x[v] -= scale[row[i]] * p[v] + bias[v]
+                x[v] -= was * p[v] + bias[v]
             ends(x, k, tops, up[at], up_values[at], down[at], down_values[at])

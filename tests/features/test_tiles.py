@@ -52,12 +52,43 @@ def test_the_k_largest_of_equal_values_the_first(monkeypatch, d_sae, k, classes)
     x = torch.randint(-2, 3, (40, 8)).float()
     x[3] = 0
     found = active_entries(sae, x)
+    assert np.array_equal(as_array(found, 40), k_largest(sae, x, k)) and (found.value > 0).all()
+
+
+def k_largest(sae, x, k: int) -> np.ndarray:
+    """By sorting, of exact products; of equal ones the first."""
     pre = (x @ sae.W_enc + sae.b_enc).numpy()
     order = np.argsort(-pre, axis=1, kind="stable")[:, :k]
     wanted = np.zeros_like(pre)
     np.put_along_axis(wanted, order, np.take_along_axis(pre, order, axis=1), axis=1)
-    got = as_array(found, 40)
-    assert np.array_equal(got, np.maximum(wanted, 0)) and (found.value > 0).all()
+    return np.maximum(wanted, 0)
+
+
+def sought(monkeypatch) -> list[int]:
+    """How many rows are sought, each time."""
+    rows, real = [], tiles._candidates
+    monkeypatch.setattr(tiles, "_candidates", lambda c, x, k, margin: (rows.append(len(x)), real(c, x, k, margin))[1])
+    return rows
+
+
+@pytest.mark.parametrize("rise", [-0.5, 0.0, 0.5])
+@pytest.mark.parametrize("k", [1, 3, 16, 40])
+def test_a_wrong_guess_costs_time_and_nothing_else(monkeypatch, k, rise):
+    """Where features grow with their number, or shrink, a tile's share of the k largest is not what it is guessed."""
+    small_tiles(monkeypatch)
+    rows, sae = sought(monkeypatch), exact_sae(700, variant="topk", k=k)
+    sae.b_enc = sae.b_enc + (rise * torch.arange(700) / 16).round()
+    x = torch.randint(-2, 3, (300, 8), generator=torch.Generator().manual_seed(k)).float()
+    assert np.array_equal(as_array(active_entries(sae, x), 300), k_largest(sae, x, k))
+    assert rows[0] == 300 and (rise >= 0 or k < 16 or sum(rows[1:]) > 100)
+
+
+@torch.no_grad()
+def test_few_guesses_are_wrong_where_features_are_in_no_order(monkeypatch):
+    small_tiles(monkeypatch)
+    rows, sae = sought(monkeypatch), real_sae("topk", d_sae=640, k=30)
+    active_entries(sae, torch.randn(2000, 24, generator=torch.Generator().manual_seed(0)))
+    assert rows[0] == 2000 and sum(rows[1:]) < 60
 
 
 @pytest.mark.parametrize("variant", ["relu", "jumprelu", "gated"])
@@ -149,7 +180,7 @@ def test_a_rough_product_is_off_by_less_than_it_says(kind, which, d_in):
     x = rows_of(which, d_in)
     x[0] = 1 + 2**-9 * 0.999
     product = RoughProduct(x, kind, len(x) * 90)
-    product.turn_to(W, bias)
+    product.turn_to(factor(W, bias, kind))
     keys = product.tile(0, len(x))
     rough = torch.from_numpy(keys).view(kind).double()
     assert np.array_equal(keys_of(rough.to(kind)), keys)
