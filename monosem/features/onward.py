@@ -87,21 +87,17 @@ class Linear:
         base, following = self.way.base(x_nW, beside_nD), following_n.numpy()
         clean, scale, before = self.last.unscaled(base).numpy(), self.last.scale(base).numpy(), np.empty(len(base))
         shared_out(softmax.losses, len(base), clean, self.bias, scale, following, before)
-        after, out, ends = self._scales(base, todo), np.empty(len(todo.row), np.float32), todo.no_ends()
+        (after, out), ends = np.empty((2, len(todo.row)), np.float32), todo.no_ends()
+        which = (todo.row, todo.feature, todo.act)
+        shared_out(
+            softmax.scales, len(todo.row), base.numpy(), self.moves.numpy(), *which, np.float32(self.last.eps), after
+        )
         ends_at = np.where(todo.asked, np.cumsum(todo.asked) - 1, -1)
         shared_out(
             softmax.ablated, len(todo.row), clean, self.moves_FV, self.bias, scale, following, before,
-            todo.row, todo.feature, todo.act, after, ends_at, CHANGES, out, *ends,
+            *which, after, ends_at, CHANGES, out, *ends,
         )  # fmt: skip
         return out, ends
-
-    def _scales(self, base_nD: Tensor, todo: Ablations) -> np.ndarray:
-        """One over the norm's scale of the ablated rows, [m]."""
-        found = np.empty(len(todo.row), np.float32)
-        for lo, hi, _ in todo.parts(max(1, LOGITS_AT_ONCE // base_nD.shape[1])):
-            moved = torch.from_numpy(todo.act[lo:hi])[:, None] * self.moves[torch.from_numpy(todo.feature[lo:hi])]
-            found[lo:hi] = self.last.scale(base_nD[torch.from_numpy(todo.row[lo:hi])] - moved).numpy()
-        return found
 
 
 def onward(way: Continuation, decoder_FW: Tensor) -> Through | Linear:

@@ -196,7 +196,7 @@ class Plan:
 
         collect   rows: slice_tokens * widths * 4;  one subject's, less b_dec and as a rough product takes them:
                   slice_tokens * 8 D;  its entries, thrice, and twice as many candidates: 52 slice_tokens L0;  its sums
-                  with coordinates, twice: 16 F D;  its encoder in columns and as a rough product takes it: 8 F D;
+                  with coordinates, twice: 16 F D;  its encoder as a rough product takes it: 4 F D;
                   tiles, and room for entries
         merge     entries of a unit: 28 N L0 F_unit / F;  sums with coordinates and decoders: 28 F_unit D;
                   examples of the group, w tokens each: F_group * places * (24 w + 100), and as many ablations as they
@@ -211,7 +211,7 @@ class Plan:
         dictionaries = sum(8 * s.d_sae * s.d_in for s in self.subjects)
         forward = 16 * self.context_length * 24 * max(widths.values())
         rows = 4 * sum(widths.values()) + 8 * max(widths.values())
-        collect = slice_tokens * (rows + 52 * max(l0)) + 24 * biggest + TILES
+        collect = slice_tokens * (rows + 52 * max(l0)) + 20 * biggest + TILES
         runs = sorted(x for x, s in zip(l0, self.subjects, strict=True) if s.kind != NEURONS)
         same = dictionaries + forward + host_bytes
         return {

@@ -54,6 +54,22 @@ def losses(clean, bias, scale, following, out, lo, hi):
 
 
 @ranged
+def scales(base, moves, row, feature, act, eps, out, lo, hi):
+    """One over the norm's scale of rows that ablations lo to hi leave: base[row[i]] - act[i] * moves[feature[i]]."""
+    D = base.shape[1]
+    x = np.empty(D, np.float32)
+    for i in range(lo, hi):
+        p, q, a, total, square = base[row[i]], moves[feature[i]], act[i], _ZERO, _ZERO
+        for d in range(D):
+            x[d] = p[d] - a * q[d]
+            total += x[d]
+        mean = total / np.float32(D)
+        for d in range(D):
+            square += (x[d] - mean) * (x[d] - mean)
+        out[i] = _ONE / np.sqrt(square / np.float32(D) + eps)
+
+
+@ranged
 def ablated(
     clean, moves, bias, scale, following, before, row, feature, act, after_scale, ends_at, k,
     out, up, up_values, down, down_values, lo, hi,

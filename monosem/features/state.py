@@ -74,9 +74,12 @@ class State:
         return torch.from_numpy(self.index.tokens_NT[self.contexts[numbers]].astype(np.int64))
 
     def sae(self, subject: int) -> Sae:
+        """A subject's dictionary, the encoder laid out so that a feature's is in one piece: tiles take it so."""
         if subject not in self._saes:
             s = self.plan.subjects[subject]
-            self._saes[subject] = neurons_sae(s.d_in) if s.kind == NEURONS else load(s.uri)
+            sae = neurons_sae(s.d_in) if s.kind == NEURONS else load(s.uri)
+            sae.W_enc = sae.W_enc.T.contiguous().T
+            self._saes[subject] = sae
         return self._saes[subject]
 
     @cached_property
