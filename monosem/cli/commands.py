@@ -8,7 +8,7 @@ import json
 import re
 import sys
 
-from monosem.errors import InputError
+from monosem.errors import InputError, IntegrityError
 
 
 def _say(text: str) -> None:
@@ -189,8 +189,8 @@ def runs(args: argparse.Namespace) -> int:
     from monosem.stages.listing import COLUMNS, all_rows, shuffle_line
     from monosem.store.store import open_store
 
-    store = open_store(args.store)
-    rows = all_rows(store)
+    store, damage = open_store(args.store), []
+    rows = all_rows(store, damage)
     if args.json:
         _document([{key: row[key] for key in COLUMNS} for row in rows])
     else:
@@ -199,6 +199,8 @@ def runs(args: argparse.Namespace) -> int:
             show_table([row for row in rows if row["sweep"] == name])
             if line := shuffle_line(store, name):
                 _say(line)
+    if damage:
+        raise IntegrityError(damage[0] + f" (and {len(damage) - 1} more)" * (len(damage) > 1))
     return 0
 
 

@@ -103,7 +103,8 @@ def _verb(verbs, name: str, run, help: str, example: str) -> argparse.ArgumentPa
 
 def _job_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("job", metavar="JOB.yaml", help="the job file")
-    parser.add_argument("overrides", nargs="*", metavar="key=value", help="override a field, e.g. train.steps=100")
+    words = "override a field, e.g. train.steps=100"
+    parser.add_argument("overrides", nargs="*", default=[], metavar="key=value", help=words)
 
 
 def _where_arguments(parser: argparse.ArgumentParser) -> None:

@@ -1,6 +1,7 @@
 """Fields of a job file that carry their own limits and help, and the one check that reads them."""
 
 import math
+from collections.abc import Callable
 from dataclasses import MISSING, field, fields, is_dataclass
 from typing import Any
 
@@ -41,24 +42,27 @@ def _field(default: Any, metadata: dict):
     return field(default=default, metadata=metadata)
 
 
-def check_fields(config: Any, source: str, prefix: str = "") -> None:
-    """Raise InputError for the first value of `config` (nested) outside its field's limits."""
+def check_fields(config: Any, source: Callable[[str], str], prefix: str = "") -> None:
+    """Raise InputError for the first value of `config` (nested) outside its field's limits.
+
+    source   from a field's name to where it got its value
+    """
     for f in fields(config):
         name, value = f"{prefix}{name_in_file(f.name)}", getattr(config, f.name)
         if is_dataclass(value):
             check_fields(value, source, name + ".")
             continue
         if isinstance(value, list) and any(isinstance(item, list | dict) for item in value):
-            raise InputError(f"{source}: {name}={value}: a list of single values, nothing nested")
+            raise InputError(f"{source(name)}: {name}={value}: a list of single values, nothing nested")
         if f.metadata.get(AXIS):
             if not value:
-                raise InputError(f"{source}: {name}=[]: needs at least one value")
+                raise InputError(f"{source(name)}: {name}=[]: needs at least one value")
             if len(set(value)) != len(value):
-                raise InputError(f"{source}: {name}={value}: the same value twice")
+                raise InputError(f"{source(name)}: {name}={value}: the same value twice")
         for item in value if isinstance(value, list) else [value]:
             problem = _problem(item, f.metadata)
             if problem:
-                raise InputError(f"{source}: {name}={item!r}: {problem}")
+                raise InputError(f"{source(name)}: {name}={item!r}: {problem}")
 
 
 def _problem(value: Any, limits: Any) -> str | None:

@@ -2,9 +2,11 @@
 
 import difflib
 import re
+from collections.abc import Callable
 from dataclasses import fields, is_dataclass
 from pathlib import Path
-from typing import TypeVar, get_origin, get_type_hints
+from types import NoneType
+from typing import TypeVar, get_args, get_origin, get_type_hints
 
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -18,10 +20,20 @@ RECIPES = Path(__file__).parent / "recipes"
 SAFE_NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,63}")
 
 
-def load_job(schema: type[Job], path: str, overrides: list[str]) -> Job:
-    """The job in file `path` with `overrides` applied; every mistake is an InputError of one line."""
+def load_job(schema: type[Job], path: str, overrides: list[str], called: str | None = None) -> Job:
+    """The job in file `path` with `overrides` applied; every mistake is an InputError of one line.
+
+    called   what messages call the file, if not by its path
+    """
     given = _read(path)
+    path = called or path
     _check_node(given, schema, path)
+
+    def source(name: str) -> str:
+        """Where a field got its value: the last override that sets it, or the file."""
+        own = [o for o in overrides if f"{name}.".startswith(o.partition("=")[0].split("[")[0].strip() + ".")]
+        return f"override {own[-1]!r}" if own else path
+
     for override in overrides:
         given = OmegaConf.merge(given, _parse_override(override, schema))
     if given.get("recipe") is not None:
@@ -30,10 +42,10 @@ def load_job(schema: type[Job], path: str, overrides: list[str]) -> Job:
         merged = OmegaConf.merge(OmegaConf.structured(schema), _as_declared(given, schema))
         job = OmegaConf.to_object(merged)
     except OmegaConfBaseException as error:
-        raise InputError(f"{path}: {_where(error)}{_first_line(error)}") from error
-    check_fields(job, path)
+        raise InputError(_wrong_kind(error, schema, given, source)) from error
+    check_fields(job, source)
     if not SAFE_NAME.fullmatch(job.name):
-        raise InputError(f"{path}: name={job.name!r}: use 1 to 64 letters, digits, '.', '_' or '-'")
+        raise InputError(f"{source('name')}: name={job.name!r}: use 1 to 64 letters, digits, '.', '_' or '-'")
     return job
 
 
@@ -77,6 +89,8 @@ def _read(path: str):
         raise InputError(f"{path}: not valid YAML: {_one_line(str(error))}") from error
     if not OmegaConf.is_dict(given):
         raise InputError(f"{path}: a job file is a mapping of `key: value` lines")
+    if not given and b"{" not in data:
+        raise InputError(f"{path}: is empty; a job file is a mapping of `key: value` lines, {{}} for one of defaults")
     return given
 
 
@@ -106,6 +120,8 @@ def _check_node(node, schema: type, source: str, prefix: str = "") -> None:
                     f"{source}: {name}={value!r}: is a section with keys {', '.join(_hints(hints[key]))}"
                 )
             _check_node(node._get_node(key), hints[key], source, name + ".")
+        elif isinstance(value, dict):
+            raise InputError(f"{source}: {name}: is a single value, and has no {', '.join(map(str, value))}")
         else:
             _refuse_resolvers(value, name, source)
 
@@ -126,6 +142,9 @@ def _refuse_resolvers(value: object, name: str, source: str) -> None:
 
 
 def _neighbour(key: str, prefix: str, hints: dict) -> str:
+    for section, hint in hints.items():
+        if is_dataclass(hint) and key in _hints(hint):
+            return f"; did you mean {prefix}{section}.{key}?"
     near = difflib.get_close_matches(key, hints, 1, cutoff=0.6)
     if near:
         return f"; did you mean {prefix}{near[0]}?"
@@ -151,14 +170,33 @@ def _as_declared(given, schema: type):
     return OmegaConf.create(walk(OmegaConf.to_container(given, resolve=False), schema))
 
 
-def _where(error: OmegaConfBaseException) -> str:
-    key = error.full_key
-    return f"{name_in_file(key)}: " if key else ""
+KINDS = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
 
 
-def _first_line(error: Exception) -> str:
-    return str(error).split("\n", 1)[0]
+def _wrong_kind(error: OmegaConfBaseException, schema: type, given, source: Callable[[str], str]) -> str:
+    """What is wrong with a value that does not go into its field."""
+    said = str(error).split("\n", 1)[0]
+    if not error.full_key:
+        return f"{source('')}: {said}"
+    hint: type | None = schema
+    for part in error.full_key.split("[")[0].split("."):
+        hint = get_type_hints(hint).get(part) if is_dataclass(hint) else None
+    name, kind = ".".join(map(name_in_file, error.full_key.split("."))), _kind(hint)
+    value = OmegaConf.to_container(given, resolve=False)
+    for part in name.split("[")[0].split("."):
+        value = value.get(part) if isinstance(value, dict) else None
+    if kind is None or "${" in str(value):
+        return f"{source(name)}: {name}: {said}"
+    return f"{source(name)}: {name.split('[')[0]}={'' if value is None else repr(value)}: must be {kind}"
+
+
+def _kind(hint) -> str | None:
+    """A field's type in words."""
+    inner = [part for part in get_args(hint) if part is not NoneType]
+    if get_origin(hint) is list:
+        return f"{_kind(inner[0])}, or a list of such" if _kind(inner[0]) else None
+    return _kind(inner[0]) if len(inner) == 1 else KINDS.get(hint)
 
 
 def _one_line(text: str) -> str:
-    return " ".join(text.split())[:300]
+    return " ".join(text.replace(' in "<unicode string>",', "").split())[:300]

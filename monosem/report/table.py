@@ -74,7 +74,7 @@ def _cells(row: dict) -> list[str]:
     def shown(key: str, form: str) -> str:
         return "-" if row.get(key) is None else format(row[key], form)
 
-    state = row["state"] if row["state"] in ("finished", "pending") else f"{row['state']} @{row['step']}"
+    state = row["state"] if row["state"] in ("finished", "pending", "damaged") else f"{row['state']} @{row['step']}"
     return [
         row["run"],
         shown("d_sae", ",d"),

@@ -221,6 +221,14 @@ def _neurons(subjects: Iterable[Subject], host: Host, records: Iterable[dict]) -
     ]
 
 
+def check_compare(job: SweepJob) -> None:
+    """InputError if one of `features.compare` cannot be compared with: found before the training, not after it."""
+    if job.features.enabled and job.features.compare:
+        host = load_host(job.host, weights=False)
+        for uri in job.features.compare:
+            _other(uri, host, [], [], job.corpus.context_length)
+
+
 def _other(uri: str, host: Host, hosts: list[HostConfig], digests: list[str], context_length: int) -> Subject:
     """A run of another sweep to compare with; its host joins `hosts` if it is another one."""
     field = f"features.compare={uri!r}"

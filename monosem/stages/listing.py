@@ -1,6 +1,6 @@
 """What is in a store: the rows of `monosem runs`."""
 
-from monosem.errors import InputError
+from monosem.errors import InputError, IntegrityError
 from monosem.store import layout
 from monosem.store.checkpoints import CheckpointLog
 from monosem.store.plain import unpack_json
@@ -30,31 +30,40 @@ COLUMNS = [
 """Keys of a row of `runs --json`; a field that was not measured is None."""
 
 
-def all_rows(store: Store) -> list[dict]:
-    """One row per run of every sweep in the store. A store without sweeps is an InputError."""
+def all_rows(store: Store, damage: list[str] | None = None) -> list[dict]:
+    """One row per run of every sweep in the store. A store without sweeps is an InputError.
+
+    damage   takes what is wrong with runs whose files are damaged, and these are rows too, "damaged"; without it the
+             first of them is an IntegrityError
+    """
     names = store.list("sweeps")
     if not names:
         raise InputError(f"{store.url}: no sweeps there")
-    return [row for name in names for row in run_rows(store, name)]
+    return [row for name in names for row in run_rows(store, name, damage)]
 
 
-def run_rows(store: Store, sweep: str) -> list[dict]:
+def run_rows(store: Store, sweep: str, damage: list[str] | None = None) -> list[dict]:
     """One row per run of a sweep, in the sweep's order."""
     path = layout.manifest(sweep)
     try:
         manifest = unpack_json(store.get(path), path)
     except FileNotFoundError:
         raise InputError(f"{store.url}: no sweep {sweep!r} there") from None
-    return [_row(store, sweep, name, manifest) for name in manifest["runs"]]
+    return [_row(store, sweep, name, manifest, damage) for name in manifest["runs"]]
 
 
-def _row(store: Store, sweep: str, run: str, manifest: dict) -> dict:
+def _row(store: Store, sweep: str, run: str, manifest: dict, damage: list[str] | None) -> dict:
     prefix = layout.run(sweep, run)
     row = dict.fromkeys(COLUMNS) | {"sweep": sweep, "run": run, "uri": f"{store.url}/{prefix}"}
     try:
         record = unpack_json(store.get(f"{prefix}/{layout.FINISHED}"), f"{prefix}/{layout.FINISHED}")
     except FileNotFoundError:
         return row | _unfinished(store, prefix, manifest)
+    except IntegrityError as error:
+        if damage is None:
+            raise
+        damage.append(f"{store.url}: {error}")
+        return row | {"state": "damaged"}
     known = {key: record[key] for key in COLUMNS if key in record}
     measured = {key: record["metrics"].get(key) for key in ("l0", "fvu", "loss_recovered", "dead_fraction")}
     timing = {"rows_per_s": record.get("timing", {}).get("rows_per_s")}

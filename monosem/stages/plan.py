@@ -71,7 +71,7 @@ def outline_job(job: SweepJob, inline: bool = False, cluster: Cluster | None = N
             raise InputError(f"learner.feature_shards={job.learner.feature_shards}: run {run.name} has {run.sae.d_sae}")
     if cluster and not inline:
         job = settled(job, runs, cluster.gpus, cluster.cores)
-    shapes = Shapes(job, order_of(job, 2**40), host.widths, host.bytes, host.vocab_size)
+    shapes = Shapes(job, order_of(job), host.widths, host.bytes, host.vocab_size)
     packs = [list(runs)] if inline else pack_runs(runs, job.learner.pack_parameters)
     mesh = GroupShape.of(job.learner)
     return Planned(job, host, model, shapes, runs, packs, mesh)

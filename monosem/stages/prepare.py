@@ -47,7 +47,7 @@ def prepare_stream(
     _check_outline(job, host, widths)
     runs = expand_runs(job, widths, target)
     _check_group(job, runs)
-    check_memory(Shapes(job, order_of(job, 2**40), widths, host_bytes(host.model), host.model.vocab_size), runs)
+    check_memory(Shapes(job, order_of(job), widths, host_bytes(host.model), host.model.vocab_size), runs)
     open_source(job.corpus)  # a source that cannot be read is found before anything is written
     _check_writable(store)
     corpus = prepare(store, job.corpus, host.tokenizer, report, host.end_token, host.begin_token)
@@ -154,7 +154,11 @@ def _check_writable(store: Store) -> None:
         raise InputError(f"store={store.url!r}: not writable: {error}") from error
 
 
-def order_of(job: SweepJob, n: int) -> StreamOrder:
+MANY = 2**40
+"""Contexts, where their number is not known yet."""
+
+
+def order_of(job: SweepJob, n: int = MANY) -> StreamOrder:
     """The order of a stream over `n` usable contexts."""
     s = job.stream
     try:
@@ -162,10 +166,9 @@ def order_of(job: SweepJob, n: int) -> StreamOrder:
             job.seed, n, job.corpus.context_length, s.rows_per_context, s.contexts_per_item, s.shuffle_rows
         )
     except ValueError as error:
-        raise InputError(
-            f"stream.shuffle_rows={s.shuffle_rows} with {n} usable training contexts: {error}; "
-            "lower stream.shuffle_rows or give more text"
-        ) from error
+        few = f" with {n} usable training contexts", "; lower stream.shuffle_rows or give more text"
+        given, hint = few if n < MANY else ("", "")
+        raise InputError(f"stream.shuffle_rows={s.shuffle_rows}{given}: {error}{hint}") from error
     rows = order.contexts_per_epoch * order.rows_per_context
     if job.train.batch_size > rows:
         raise InputError(f"train.batch_size={job.train.batch_size:,}: the whole stream has {rows:,} rows")

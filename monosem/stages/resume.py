@@ -28,4 +28,4 @@ def stored_job(uri: str, overrides: Sequence[str] = ()) -> SweepJob:
     with tempfile.TemporaryDirectory() as directory:
         file = Path(directory) / "job.yaml"
         file.write_text(OmegaConf.to_yaml(OmegaConf.create(job | {"store": root})))
-        return load_job(SweepJob, str(file), list(overrides))
+        return load_job(SweepJob, str(file), list(overrides), called=f"{uri}'s job")

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from monosem.errors import InputError
+from monosem.errors import InputError, IntegrityError
 from monosem.features.rubric import read_answers, score
 from monosem.features.schema import RUBRIC_KEY_FIELDS
 from monosem.store.plain import unpack_json
@@ -10,7 +10,10 @@ from monosem.store.plain import unpack_json
 
 def score_rubric(answers: list[str], key_file: str) -> dict:
     """Marks over all files of answers to one exercise. Two files may not answer the same thing."""
-    key = unpack_json(_read(key_file), key_file)
+    try:
+        key = unpack_json(_read(key_file), key_file)
+    except IntegrityError as error:
+        raise InputError(f"{error}; give the answers first, then the site's data/<run>/rubric-key.json") from error
     missing = [name for name in RUBRIC_KEY_FIELDS if name not in key]
     if missing:
         raise InputError(f"{key_file}: {missing[0]}: missing; the site has this file as data/<run>/rubric-key.json")

@@ -9,7 +9,7 @@ from monosem.config.job import SweepJob
 from monosem.report.summary import write_summary
 from monosem.report.table import show_table
 from monosem.stages.executor import Executor, MemoryCheck, Status
-from monosem.stages.features import run_features
+from monosem.stages.features import check_compare, run_features
 from monosem.stages.listing import run_rows
 from monosem.stages.prepare import prepare_sweep, run_states
 from monosem.stages.report import report_sweep
@@ -22,6 +22,7 @@ from monosem.track.progress import PhaseProgress
 def run_sweep(job: SweepJob, executor: Executor, say: Callable[[str], None]) -> int:
     """Do the whole sweep. Returns the exit code: 0, or 1 if a run failed; raises Interrupted when told to stop."""
     store, memory = open_store(job.store), MemoryCheck(executor, trains=True)
+    check_compare(job)
     with PhaseProgress("tokenise", job.corpus.max_tokens, "tokens") as progress:
         spec = prepare_sweep(job, store, progress.update, memory)
     states = run_states(store, spec)

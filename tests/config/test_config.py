@@ -45,9 +45,13 @@ BAD = [
     ("trian: {steps: 1}", "trian: unknown key; did you mean train?"),
     ("train: {stesp: 1}", "train.stesp: unknown key; did you mean train.steps?"),
     ("train: {zzz: 1}", "known here: steps, batch_size"),
-    ("train: {steps: many}", "train.steps"),
-    ("train: {steps: 1.5}", "train.steps"),
-    ("train: {steps: null}", "train.steps"),
+    ("steps: 1", "steps: unknown key; did you mean train.steps?"),
+    ("train: {steps: many}", "train.steps='many': must be a whole number"),
+    ("train: {steps: 1.5}", "train.steps=1.5: must be a whole number"),
+    ("train: {steps: null}", "train.steps=: must be a whole number"),
+    ("train: {steps: {x: 5}}", "train.steps: is a single value, and has no x"),
+    ("features: {enabled: maybe}", "features.enabled='maybe': must be true or false"),
+    ("sae: {l1_coefficient: [1, x]}", "sae.l1_coefficient=[1, 'x']: must be a number, or a list of such"),
     ("train: {steps: 0}", "train.steps=0: must be at least 1"),
     ("train: {lr: -1}", "train.lr=-1.0: must be greater than 0"),
     ("train: {lr: .nan}", "train.lr=nan: must be a finite number"),
@@ -68,6 +72,8 @@ BAD = [
     ("train: {steps: 1}\ntrain: {steps: 2}", "not valid YAML"),
     ("- a\n- b", "a job file is a mapping"),
     ("a: [", "not valid YAML"),
+    ("", "is empty"),
+    ("# nothing but words\n", "is empty"),
     ("x: !!python/object/apply:os.system ['true']", "not valid YAML"),
 ]
 
@@ -81,11 +87,29 @@ def test_mistakes_are_named_in_one_line(file, text, says):
     assert says in message and path in message and "\n" not in message
 
 
-@pytest.mark.parametrize("override", ["steps", "=3", "train.stpes=3", "train.steps=x", "train=3"])
-def test_bad_overrides(file, override):
+@pytest.mark.parametrize(
+    "override, says",
+    [
+        ("steps", "write key=value"),
+        ("=3", "write key=value"),
+        ("steps=3", "did you mean train.steps?"),
+        ("train.stpes=3", "did you mean train.steps?"),
+        ("train.steps=x", "train.steps='x': must be a whole number"),
+        ("train.steps=", "train.steps=: must be a whole number"),
+        ("train.steps=0", "train.steps=0: must be at least 1"),
+        ("train.steps.x=5", "is a single value"),
+        ("train=3", "is a section with keys"),
+        ("name=a b", "use 1 to 64 letters"),
+        ("a=[", "a="),
+    ],
+)
+def test_bad_overrides_are_named_and_not_the_file(file, override, says):
+    path = file("train: {steps: 7}")
     with pytest.raises(InputError) as caught:
-        load_job(SweepJob, file("{}"), [override])
-    assert "\n" not in str(caught.value)
+        load_job(SweepJob, path, ["train.lr=1", override, "train.batch_size=4"])
+    message = str(caught.value)
+    assert says in message and f"override {override!r}: " in message and path not in message
+    assert "\n" not in message and "<unicode string>" not in message
 
 
 def test_a_missing_file_names_its_neighbour(tmp_path):

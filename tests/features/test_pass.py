@@ -188,6 +188,7 @@ def state_entries(state: State, unit):
         ("{store}/tiny", ["features.token=3"], "did you mean features.tokens?"),
         ("{store}/tiny", ["features.compare=[/nowhere]"], "features.compare='/nowhere': no finished run there"),
         ("{store}/tiny", ["features.side=left"], "must be one of train, heldout"),
+        ("{store}/tiny", ["features.tokens=-3"], "override 'features.tokens=-3': features.tokens=-3: must be at least"),
     ],
 )
 def test_mistakes_get_one_line(swept, capsys, uri, overrides, said):

@@ -243,6 +243,10 @@ def test_kinds_of_text_are_one_click_away(visit, site, made):
     v = visit().open(site, "index.html")
     chips = dict(re.fullmatch(r"(base64|\D+)(\d+)", c).groups() for c in text_of(v.page, ".chips .kind"))
     assert {"Arabic", "Hebrew", "DNA", "base64"} <= set(chips)
+    for kind, count in chips.items():
+        v.go(f"#find/{kind}")
+        assert text_of(v.page, "h2:has-text('Of this kind') .n") == [count], kind
+    v.go("#")
     v.page.click(".chips .kind:has-text('Arabic')")
     v.page.wait_for_selector(".hits li")
     first = v.page.eval_on_selector(".hits a", "n => n.getAttribute('href')")
@@ -256,6 +260,13 @@ def test_words_that_begin_alike_and_several_words(visit, site):
     assert len(text_of(v.page, ".hits li")) > 0
     v.go("#find/river stone")
     assert len(text_of(v.page, ".hits li")) > 0
+    whole = {}
+    for question in ("river", "river.", "(river)", "__river__", "stone", "river's stone", "river stone s"):
+        v.go(f"#find/{question}")
+        whole[question] = text_of(v.page, ".hits .id"), v.page.inner_text(".said")
+    assert whole["river"][0] == whole["__river__"][0] == whole["river."][0] == whole["(river)"][0]
+    assert "looked for: river." in whole["river."][1] and "looked for" not in whole["river"][1]
+    assert "looked for: river s stone" in whole["river's stone"][1]
     v.go("#find/nosuchwordanywhere")
     assert "No feature matches" in v.page.inner_text(".said")
     assert not v.troubles
@@ -297,6 +308,14 @@ def test_the_map_is_drawn_names_and_opens(visit, site):
 def _named(page, x: float, y: float) -> bool:
     page.mouse.move(x, y)
     return page.eval_on_selector("canvas", "n => n.style.cursor === 'pointer'")
+
+
+def test_neurons_have_no_rubric_and_no_link_to_one(visit, site):
+    v = visit().open(site, "index.html")
+    links = v.page.eval_on_selector_all(".runs a.view", "nodes => nodes.map((n) => n.getAttribute('href'))")
+    assert "rubric.html#made/4x" in links and not any(link.startswith("rubric") and "neurons" in link for link in links)
+    v = visit().open(site, "run.html#made/neurons")
+    assert text_of(v.page, ".tabs a") and "Rubric" not in text_of(v.page, ".tabs a")
 
 
 def test_the_rubric_is_blind_keeps_answers_and_exports_them(visit, site):

@@ -31,7 +31,7 @@ CASES = [
     ("corpus.context_length=33", "takes at most 32"),
     ("corpus.text_column=body", "too little text"),
     ("stream.rows_per_context=64", "at most corpus.context_length"),
-    ("stream.shuffle_rows=10", "at least rows_per_context"),
+    ("stream.shuffle_rows=10", "stream.shuffle_rows=10: shuffle_rows must be at least rows_per_context"),
     ("stream.shuffle_rows=5000000", "lower stream.shuffle_rows"),
     ("stream.shuffle_rows=10000000000", "this machine has"),
     ("stream.skip_positions=31", "stream.rows_per_context=16"),
@@ -71,6 +71,9 @@ def test_one_line_exit_code_2_and_nothing_started(tiny_job, tmp_path, capfd, ove
         (["sweep"], "required: JOB.yaml"),
         (["swep"], "invalid choice"),
         (["sweep", "nowhere.yaml"], "no such job file"),
+        (["sweep", "/dev/null"], "is empty"),
+        (["sweep", "{job}", "--inline", "features.enabled=true", "features.compare=[/nowhere]"], "no finished run there"),
+        (["rubric", "{job}", "{job}"], "give the answers first"),
         (["sweep", "{job}", "--inlin"], "unrecognized argument '--inlin'"),
         (["sweep", "{job}", "nonsense"], "write key=value"),
         (["runs", "/nowhere"], "no sweeps there"),
@@ -127,6 +130,12 @@ def test_json_and_nothing_else_on_stdout(tiny_job, tmp_path, capfd):
     again = json.loads(capfd.readouterr().out)
     stored = json.loads((tmp_path / "store/sweeps/tiny/runs/4x/monosem.json").read_text())["metrics"]
     assert again == stored
+    (tmp_path / "store/sweeps/tiny/runs/4x/monosem.json").write_text('{"metr')
+    assert run_cli("runs", tmp_path / "store", "--json") == 1
+    listed = capfd.readouterr()
+    assert [row["state"] for row in json.loads(listed.out)] == ["finished", "damaged"]
+    assert "tiny/runs/4x/monosem.json: not valid JSON" in listed.err and listed.err.count("\n") == 1
+    assert run_cli("runs", tmp_path / "store") == 1 and "damaged" in capfd.readouterr().out
 
 
 @pytest.mark.parametrize("inline", [["--inline"], []])

@@ -111,6 +111,7 @@
   M.tabs = (run, here) => {
     const views = [["run", "Features"], ["texts", "Texts"], ["map", "Map"], ["rubric", "Rubric"]]
       .filter(([page]) => page !== "texts" || run.texts)
+      .filter(([page]) => page !== "rubric" || run.kind !== "neurons")
       .filter(([page]) => page !== "map" || M.site.sweeps.find((s) => s.name === run.sweep).map);
     return el("nav", { class: "tabs", "aria-label": "views of this run" }, views.map(([page, text]) =>
       el("a", { href: M.link(page, run.sweep, run.name), "aria-current": page === here ? "page" : null }, text)));

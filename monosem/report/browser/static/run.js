@@ -49,7 +49,7 @@
 
   function top(run) {
     const facts = [["features", M.count(run.features)], ["L0", M.number(run.l0)], ["FVU", M.number(run.fvu)],
-      ["loss recovered", M.number(run.recovered)], ["tokens looked at", M.count(run.tokens)], ["dead", M.count(run.dead)],
+      ["loss recovered", M.number(run.recovered)], ["tokens looked at", M.count(run.tokens)], ["dead on them", M.count(run.dead)],
       ...(run.ultralow === null ? [] : [["ultralow", M.count(run.ultralow)]])];
     return el("header", { class: "head" }, M.tabs(run, "run"), el("h1", {}, el("bdi", {}, M.visible(run.name))),
       el("dl", { class: "facts" }, facts.filter(([, v]) => v !== "\u2013").map(([k, v]) => el("div", {}, el("dt", {}, k), el("dd", {}, v)))));

@@ -44,11 +44,13 @@
 
   /** Matches of one word by "run feature": the best way it matches, and how strongly. */
   async function matches(word) {
-    const best = new Map();
-    for (const [term, flat] of await lookUp(word)) {
+    const best = new Map(), looked = await lookUp(word);
+    const isKind = looked.length > 0 && looked[0][0] === word && looked[0][1][2] === 0;   // then longer names are other kinds
+    for (const [term, flat] of looked) {
       const exact = term === word;
       for (let i = 0; i < flat.length; i += 5) {
         const [run, feature, how, activation, share] = flat.slice(i, i + 5);
+        if (how === 0 && isKind && !exact) continue;
         const strength = activation * (how === 0 ? share ** 4 : Math.sqrt(share)) * (exact ? 1 : 0.5);
         const key = `${run} ${feature}`, old = best.get(key);
         if (!old || how < old.how || (how === old.how && strength > old.strength)) {
@@ -59,29 +61,40 @@
     return best;
   }
 
-  /** Matches of all words of a question, strongest first; `partly` if no feature matches every word. */
+  /** What a word is made of, where nothing has it as it is: its letters and digits, or its signs. With their matches. */
+  async function inPieces(word) {
+    const whole = await matches(word);
+    const pieces = whole.size ? [] : word.match(/[\p{L}\p{N}\p{M}]+/gu) ?? word.match(/[^\p{L}\p{N}\p{M}]/gu) ?? [];
+    return pieces.length ? Promise.all(pieces.map(async (piece) => [piece, await matches(piece)])) : [[word, whole]];
+  }
+
+  /** Matches of all words of a question, strongest first; `partly` if no feature matches every word; `cut`: the pieces that
+      were looked for, if words had to be cut. */
   M.find = async (question) => {
     const whole = M.normal(question);
     const words = [...new Set(whole.split(/[\s_]+/).filter(Boolean))];
-    let each = [await matches(whole)];
-    if (!each[0].size && words.length > 1) each = await Promise.all(words.map(matches));
+    let each = [await matches(whole)], looked = words;
+    if (!each[0].size && words.length) {
+      const pieces = new Map((await Promise.all(words.map(inPieces))).flat());
+      [looked, each] = [[...pieces.keys()], [...pieces.values()]];
+    }
     let partly = false;
     let found = [...each[0].entries()].filter(([key]) => each.every((m) => m.has(key))).map(([key]) => {
       const all = each.map((m) => m.get(key));
       const how = Math.max(...all.map((m) => m.how));
       return { ...all.find((m) => m.how === how), strength: all.reduce((s, m) => s + m.strength, 0) };
     });
-    if (!found.length && words.length > 1) {
+    if (!found.length && each.length > 1) {
       found = each.flatMap((m) => [...m.values()]);
       partly = found.length > 0;
     }
     found.sort((a, b) => a.how - b.how || b.strength - a.strength || a.run - b.run || a.feature - b.feature);
-    return { found, partly };
+    return { found, partly, cut: looked.join(" ") === words.join(" ") ? null : looked };
   };
 
   /** The results as a view, with a choice of the dictionary. */
   M.results = async (question, main, was) => {
-    const { found, partly } = await M.find(question);
+    const { found, partly, cut } = await M.find(question);
     const shown = el("div", { class: "found" });
     const runs = [...new Set(found.map((m) => m.run))].sort((a, b) => a - b);
     const isNeuron = (m) => M.site.runs[m.run].kind === "neurons";
@@ -94,7 +107,7 @@
       chosen = which;
       const kept = which === "all" ? usual : found.filter((m) => m.run === Number(which));
       said.replaceChildren(...(found.length ? [`${M.count(kept.length)} features match in one of the ways below; first those most strongly and most often active on it.`,
-        partly ? " None matches all of the words; these match one." : ""] : none));
+        cut ? ` Nothing has it in one piece; looked for: ${M.visible(cut.join(" "))}.` : "", partly ? " None matches all of the words; these match one." : ""] : none));
       shown.replaceChildren(...HOW.map(([title, note], how) => part(title, note, kept.filter((m) => m.how === how))).filter(Boolean));
     };
     const none = ["No feature matches. ", ...(M.site.search.first.length ? ["Try a shorter piece of the word, or one of the ",

@@ -51,6 +51,8 @@
         sweep.rows === null ? "." : `, trained on the same ${M.count(sweep.rows)} rows.`,
         sweep.map ? [" ", el("a", { href: M.link("map", sweep.name) }, "Map of all features")] : null),
       table(sweep, runs),
+      el("p", { class: "note" }, "L0, FVU and loss recovered are of held-out text. Dead: active on none of the tokens looked at for these pages; ",
+        "the sweep's own table counts those not active on its held-out text."),
       trained.length ? plots(trained) : null);
   }
 
@@ -86,7 +88,7 @@
       r.open ? el("a", { href: M.link("run", r.sweep, r.name) }, el("bdi", {}, M.visible(r.name))) : el("bdi", {}, M.visible(r.name)),
       M.count(r.features), el("bdi", {}, M.visible(r.asked ? `${r.variant}, ${r.asked}` : r.variant)), M.number(r.l0), M.number(r.fvu), M.number(r.recovered),
       r.dead === null ? "\u2013" : M.percent(r.dead / r.features), r.tokens ? M.count(r.tokens) : "\u2013",
-      r.open ? [["run", "features"], ...(r.texts ? [["texts", "texts"]] : []), ["rubric", "rubric"]].map(([page, text]) =>
+      r.open ? [["run", "features"], ...(r.texts ? [["texts", "texts"]] : []), ...(r.kind === "neurons" ? [] : [["rubric", "rubric"]])].map(([page, text]) =>
         el("a", { class: "view", href: M.link(page, r.sweep, r.name), "aria-label": `${text} of ${M.visible(r.name)}` }, text)) : "no feature pass yet",
     ]), { class: "runs" });
   }
