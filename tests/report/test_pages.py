@@ -265,8 +265,8 @@ def test_words_that_begin_alike_and_several_words(visit, site):
         v.go(f"#find/{question}")
         whole[question] = text_of(v.page, ".hits .id"), v.page.inner_text(".said")
     assert whole["river"][0] == whole["__river__"][0] == whole["river."][0] == whole["(river)"][0]
-    assert "looked for: river." in whole["river."][1] and "looked for" not in whole["river"][1]
-    assert "looked for: river s stone" in whole["river's stone"][1]
+    assert "looked for \u201criver\u201d." in whole["river."][1] and "looked for" not in whole["river"][1]
+    assert "looked for \u201criver\u201d and \u201cs\u201d and \u201cstone\u201d." in whole["river's stone"][1]
     v.go("#find/nosuchwordanywhere")
     assert "No feature matches" in v.page.inner_text(".said")
     assert not v.troubles

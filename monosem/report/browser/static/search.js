@@ -107,7 +107,7 @@
       chosen = which;
       const kept = which === "all" ? usual : found.filter((m) => m.run === Number(which));
       said.replaceChildren(...(found.length ? [`${M.count(kept.length)} features match in one of the ways below; first those most strongly and most often active on it.`,
-        cut ? ` Nothing has it in one piece; looked for: ${M.visible(cut.join(" "))}.` : "", partly ? " None matches all of the words; these match one." : ""] : none));
+        cut ? ` Nothing has it in one piece; looked for ${cut.map((piece) => `\u201c${M.visible(piece)}\u201d`).join(" and ")}.` : "", partly ? " None matches all of the words; these match one." : ""] : none));
       shown.replaceChildren(...HOW.map(([title, note], how) => part(title, note, kept.filter((m) => m.how === how))).filter(Boolean));
     };
     const none = ["No feature matches. ", ...(M.site.search.first.length ? ["Try a shorter piece of the word, or one of the ",
