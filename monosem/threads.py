@@ -8,6 +8,8 @@ from contextlib import contextmanager
 
 import torch
 
+import monosem.mkl  # noqa: F401
+
 
 @contextmanager
 def torch_threads(n: int) -> Iterator[None]:

@@ -10,7 +10,8 @@ import pytest
 ROOT = Path(__file__).parent.parent / "monosem"
 
 FLOORS = [
-    {"errors", "memory", "threads", "__init__"},
+    {"errors", "mkl", "__init__"},
+    {"memory", "threads"},
     {"config", "rows"},
     {"sae"},
     {"store"},
@@ -94,6 +95,33 @@ def test_no_circles_inside_folders():
 
     for name in names:
         visit(name, ())
+
+
+def imported_at_once(path: Path) -> set[str]:
+    """What a module imports when it is imported itself, a module of a package by both of its names."""
+    found = set()
+    for node in ast.parse(path.read_text()).body:
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            found |= {node.module} | {f"{node.module}.{alias.name}" for alias in node.names}
+    return found
+
+
+def test_nobody_uses_torch_without_the_choice_of_kernels():
+    """See `monosem.mkl`: whoever imports a module of ours that uses torch has imported that one as well."""
+    named = {".".join(p.relative_to(ROOT.parent).with_suffix("").parts).removesuffix(".__init__"): p for p in FILES}
+    edges = {name: imported_at_once(path) for name, path in named.items()}
+
+    def reached(name: str, found: set) -> set:
+        for other in edges[name] & named.keys() - found:
+            found.add(other)
+            reached(other, found)
+        return found
+
+    using = [name for name in named if "torch" in {module.split(".")[0] for module in edges[name]}]
+    assert len(using) > 50
+    assert [name for name in using if "monosem.mkl" not in reached(name, {name})] == []
 
 
 def test_every_room_has_a_floor():

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+import monosem.mkl  # noqa: F401
 from monosem.dataset.blocks import Block, BlockReader
 from monosem.dataset.manifest import BLOCK_ROWS, Dataset
 

@@ -8,6 +8,8 @@ import struct
 import ray
 import torch.distributed as dist
 
+import monosem.mkl  # noqa: F401
+
 SIOCGIFADDR = 0x8915
 """Linux: the address of a network interface."""
 

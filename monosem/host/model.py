@@ -11,6 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+import monosem.mkl  # noqa: F401
+
 Edits = Mapping[str, Callable[[Tensor], Tensor]]
 """By hook point: a function of the tensor there; what it returns goes on."""
 

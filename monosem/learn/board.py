@@ -14,6 +14,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+import monosem.mkl  # noqa: F401
 from monosem.learn.pace import waiting
 
 MARK = 16

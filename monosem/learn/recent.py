@@ -5,6 +5,8 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
+import monosem.mkl  # noqa: F401
+
 
 class RecentRows:
     """Rows [step*batch - rows, step*batch) for each step of `steps`, a pure function of the step.

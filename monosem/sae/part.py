@@ -6,6 +6,8 @@ rows x d_out crosses the wire, whatever the number of features.
 
 from torch import Tensor
 
+import monosem.mkl  # noqa: F401
+
 
 class Part:
     """All features are here: there is nobody to reach. `learn/mesh.py` has the part of several.

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+import monosem.mkl  # noqa: F401
+
 TILE_ROWS, TILE_BYTES = 256, 256 << 20
 """A tile has at least so many rows, since products of fewer are slower, and more while it has no more bytes, so that a
 wide product is never there as a whole. Part of what a product's bits depend on."""

@@ -5,6 +5,7 @@ import hashlib
 import torch
 from safetensors.torch import load, save
 
+import monosem.mkl  # noqa: F401
 from monosem.errors import IntegrityError
 
 

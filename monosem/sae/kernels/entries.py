@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+import monosem.mkl  # noqa: F401
 from monosem.sae.tree import total
 
 if TYPE_CHECKING:
