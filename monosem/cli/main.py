@@ -1,7 +1,9 @@
 """The command line: parse, hand over to a stage, and turn every error into one line and an exit code."""
 
 import argparse
+import difflib
 import os
+import re
 import sys
 
 from monosem import __version__
@@ -52,7 +54,22 @@ class _Parser(argparse.ArgumentParser):
         super().__init__(allow_abbrev=False, **options)
 
     def error(self, message: str):
-        raise InputError(f"{message} (see {self.prog} --help)")
+        raise InputError(f"{message}{_nearest(message)} (see {self.prog} --help)")
+
+
+def _nearest(message: str) -> str:
+    """For argparse's "invalid choice: 'swep' (choose from 'sweep', ...)": which of them is close."""
+    _, _, choice = message.partition("invalid choice: ")
+    wrong, *known = re.findall(r"'([^']*)'", choice) or [""]
+    near = difflib.get_close_matches(wrong, known, 1)
+    return f"; did you mean {near[0]}?" if near else ""
+
+
+def _ray_address(text: str) -> str:
+    """The type of `--address` where a Ray itself is meant, and not its dashboard."""
+    if text != "auto" and not re.fullmatch(r"[^:/\s]+:\d{1,5}|\[[0-9a-fA-F:]+\]:\d{1,5}", text):
+        raise argparse.ArgumentTypeError(f"{text!r}: write auto, or HOST:PORT of the cluster's head (often 6379)")
+    return text
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -111,7 +128,10 @@ def _where_arguments(parser: argparse.ArgumentParser) -> None:
     where = parser.add_mutually_exclusive_group()
     where.add_argument("--inline", action="store_true", help="in this process, without Ray")
     where.add_argument(
-        "--address", metavar="auto|HOST:PORT", help="on a running Ray cluster (default: a Ray of its own)"
+        "--address",
+        type=_ray_address,
+        metavar="auto|HOST:PORT",
+        help="on a running Ray cluster (default: a Ray of its own)",
     )
 
 
@@ -164,7 +184,8 @@ def _plan(verbs) -> None:
     where = parser.add_mutually_exclusive_group()
     words = "a cluster in words: NxGPU, or 'Nx(C CPU, M GiB)', joined by +"
     where.add_argument("--cluster", metavar="8xH200", help=words)
-    where.add_argument("--address", metavar="auto|HOST:PORT", help="the nodes of a running Ray cluster")
+    words = "the nodes of a running Ray cluster"
+    where.add_argument("--address", type=_ray_address, metavar="auto|HOST:PORT", help=words)
     where.add_argument("--inline", action="store_true", help="one process of this machine, without Ray")
     parser.add_argument("--calibrate", action="store_true", help="measure this machine's rates again and keep them")
     active = "active features per row, where no k says it (default: 32)"
@@ -265,7 +286,7 @@ def _features(verbs) -> None:
     )
     parser.add_argument("uri", nargs="+", metavar="URI", help="STORE/SWEEP, or a run's directory in its store")
     there = "on a running Ray cluster, by stream.workers processes (default: here)"
-    parser.add_argument("--address", metavar="auto|HOST:PORT", help=there)
+    parser.add_argument("--address", type=_ray_address, metavar="auto|HOST:PORT", help=there)
     parser.set_defaults(overrides=[])
 
 

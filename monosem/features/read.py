@@ -16,7 +16,7 @@ class FeatureTables:
     """pyarrow tables, read when first asked for and checked against the manifest's digests: `features`, `examples`,
     `texts`, `related` (of this run) and `vocab`; `schema` in this package says what their columns are.
 
-    uri   a run's directory in its store, its `features` directory, or that of a sweep's neurons
+    uri   a run's directory in its store, its `features` directory, or that of a sweep's neurons: SWEEP/features/neurons
 
     InputError if there is no finished pass; IntegrityError where bytes are not those of the manifest.
     """
@@ -31,6 +31,9 @@ class FeatureTables:
                     self.uri, self.store, self.manifest = place, store, found
                     break
         else:
+            if uri.endswith("/runs/neurons"):
+                place = uri.removesuffix("/runs/neurons") + f"/{schema.DIRECTORY}/neurons"
+                raise InputError(f"{uri}: no run there; the features of a sweep's neurons are at {place}")
             raise InputError(f"{uri}: no features there; make them with: monosem features {uri}")
         up = self.uri.rsplit("/", 3)[0] if found["kind"] == "dictionary" else self.uri.rsplit("/", 2)[0]
         self.sweep = open_store(f"{up}/{schema.DIRECTORY}")

@@ -2,6 +2,7 @@
 
 import os
 import secrets
+import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -36,9 +37,21 @@ def set_environment(address: str | None) -> None:
         os.environ["RAY_AUTH_MODE"] = "token"
 
 
+def check_reachable(address: str | None) -> None:
+    """InputError if nothing answers at HOST:PORT: known at once, and not after an hour of tokenising."""
+    if address in (None, "auto"):
+        return
+    host, _, port = address.rpartition(":")
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=5).close()
+    except (OSError, OverflowError) as error:
+        raise InputError(f"--address {address}: no Ray answers there ({error})") from error
+
+
 @contextmanager
 def connected(address: str | None, store_bytes: int) -> Iterator[None]:
     """Inside, Ray is initialised: a local one, closed to others, or the one at `address`."""
+    check_reachable(address)
     import ray
 
     try:

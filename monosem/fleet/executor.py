@@ -8,7 +8,7 @@ import torch
 
 from monosem.config.job import SweepJob
 from monosem.errors import InputError
-from monosem.fleet.cluster import connected, set_environment
+from monosem.fleet.cluster import check_reachable, connected, set_environment
 from monosem.fleet.features import FeatureTasks
 from monosem.plan.cost import GroupShape
 from monosem.stages.budget import Need, Shapes, memory_plan, object_store_bytes, ranks_by_cores, shapes_of
@@ -26,6 +26,7 @@ class RayExecutor:
     groups: int | None = None
 
     def __init__(self, address: str | None):
+        check_reachable(address)
         self.address = address
         self.local = address is None
 

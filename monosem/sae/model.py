@@ -63,7 +63,9 @@ class Sae:
         return self.part.ends(replace(self.config, d_sae=self.part.of).ends, self.config.d_sae)
 
     def encode(self, x: Tensor) -> Tensor:
-        """Feature activations [..., F] of rows [..., D]."""
+        """Feature activations [..., F] of rows [..., D]. ValueError for rows of another width."""
+        if x.shape[-1] != self.config.d_in:
+            raise ValueError(f"rows of width {x.shape[-1]}: this dictionary reads rows of width {self.config.d_in}")
         rows = x.reshape(-1, x.shape[-1])
         if self.config.subtract_b_dec:
             rows = rows - self.b_dec

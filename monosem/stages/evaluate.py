@@ -4,6 +4,7 @@ from monosem.config.job import EvalConfig, HostConfig
 from monosem.errors import InputError
 from monosem.evals.evaluate import Evaluator
 from monosem.host.stored import load_host
+from monosem.stages.listing import finished_manifest
 from monosem.store import layout
 from monosem.store.dictionary import load
 from monosem.store.plain import unpack_json
@@ -14,10 +15,7 @@ from monosem.text import index
 def evaluate_uri(uri: str) -> dict:
     """Metrics of the dictionary at `uri`, a run's directory inside its store."""
     uri = uri.rstrip("/")
-    try:
-        record = unpack_json(open_store(uri).get(layout.FINISHED), uri)
-    except FileNotFoundError:
-        raise InputError(f"{uri}: no finished dictionary there ({layout.FINISHED} is missing)") from None
+    record = unpack_json(finished_manifest(uri), uri)
     root = uri.removesuffix("/" + layout.run(record["sweep"], record["run"]))
     if root == uri:
         raise InputError(

@@ -21,6 +21,7 @@ from monosem.host.stored import Host, load_host
 from monosem.memory import keep_freed_memory
 from monosem.stages.budget import BASE, Need, check_memory, host_bytes
 from monosem.stages.evaluate import host_config
+from monosem.stages.listing import finished_manifest
 from monosem.stages.resume import stored_job
 from monosem.stages.signals import stop_on_signal
 from monosem.store import layout
@@ -66,8 +67,12 @@ def features_of(uri: str, overrides: list[str], say: Say, tasks: Tasks = inline_
         raise InputError(f"override {outside[0]!r}: only {allowed} can be changed here")
     root, sweep, name = sweep_and_run(uri)
     job = stored_job(f"{root}/{sweep}", overrides)
+    store, site = open_store(root), layout.browser(sweep)
     with tasks(job) as run:
-        run_features(open_store(root), sweep, job.features, job.learner.threads, say, run, name)
+        changed = run_features(store, sweep, job.features, job.learner.threads, say, run, name)
+    if changed and store.exists(f"{site}/index.html"):
+        say(f"note: {root}/{site} shows the tables from before; write it anew:")
+        say(f"  monosem report {root}/{sweep} --out {root}/{site}")
 
 
 def sweep_and_run(uri: str) -> tuple[str, str, str | None]:
@@ -232,10 +237,7 @@ def check_compare(job: SweepJob) -> None:
 def _other(uri: str, host: Host, hosts: list[HostConfig], digests: list[str], context_length: int) -> Subject:
     """A run of another sweep to compare with; its host joins `hosts` if it is another one."""
     field = f"features.compare={uri!r}"
-    try:
-        record = unpack_json(open_store(uri).get(layout.FINISHED), uri)
-    except FileNotFoundError:
-        raise InputError(f"{field}: no finished run there ({layout.FINISHED} is missing)") from None
+    record = unpack_json(finished_manifest(uri, field), uri)
     config = host_config(record)
     theirs = load_host(config, weights=False)
     if theirs.tokenizer.to_str() != host.tokenizer.to_str():

@@ -4,7 +4,7 @@ from monosem.errors import InputError, IntegrityError
 from monosem.store import layout
 from monosem.store.checkpoints import CheckpointLog
 from monosem.store.plain import unpack_json
-from monosem.store.store import Store
+from monosem.store.store import Store, open_store
 
 COLUMNS = [
     "sweep",
@@ -28,6 +28,20 @@ COLUMNS = [
     "digest",
 ]
 """Keys of a row of `runs --json`; a field that was not measured is None."""
+
+
+def finished_manifest(uri: str, called: str = "") -> bytes:
+    """The manifest of the finished run at `uri`. InputError, by the name `called`, that says which runs there are."""
+    uri = uri.rstrip("/")
+    try:
+        return open_store(uri).get(layout.FINISHED)
+    except FileNotFoundError:
+        head, _, last = uri.rpartition("/")
+        known = [n for n in open_store(head).list("") if n != last] if head.endswith("/runs") else []
+        there = f"; runs of this sweep: {', '.join(known)}" if known else ""
+        raise InputError(
+            f"{called or uri}: no finished dictionary there ({layout.FINISHED} is missing){there}"
+        ) from None
 
 
 def all_rows(store: Store, damage: list[str] | None = None) -> list[dict]:

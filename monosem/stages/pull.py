@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from monosem.errors import InputError, IntegrityError
+from monosem.stages.listing import finished_manifest
 from monosem.store import layout
 from monosem.store.dictionary import load
 from monosem.store.formats import FORMATS
@@ -17,11 +18,7 @@ OWN = ("monosem", "saelens")
 
 def pull_dictionary(uri: str, directory: str, kind: str = "monosem") -> str:
     """Copy the dictionary at `uri` into `directory` (new or empty). Returns the directory."""
-    source = open_store(uri)
-    try:
-        manifest_data = source.get(layout.FINISHED)
-    except FileNotFoundError:
-        raise InputError(f"{uri}: no finished dictionary there ({layout.FINISHED} is missing)") from None
+    source, manifest_data = open_store(uri), finished_manifest(uri)
     manifest = unpack_json(manifest_data, f"{uri}/{layout.FINISHED}")
     target = _empty(directory)
     if kind in OWN:

@@ -60,7 +60,7 @@ class PhaseProgress:
 
     def _line(self, rate: float) -> None:
         self.last_line = time.monotonic()
-        eta = f"{(self.total - self.done) / rate:.0f} s" if rate > 0 else "?"
+        eta = f"{max(0, self.total - self.done) / rate:.0f} s" if rate > 0 else "?"
         sys.stderr.write(
             f"{self.name}: {self.done:,}/{self.total:,} {self.unit} ({100 * self.done / self.total:.0f}%)"
             f"  {written(rate)} {self.unit}/s  eta {eta}  {self.note}\n"

@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import shutil
 import subprocess
 import sys
 
@@ -32,6 +33,18 @@ def test_no_features_there(tmp_path, swept):  # noqa: F811
         monosem.features(str(tmp_path))
     with pytest.raises(InputError, match="no features there"):
         monosem.features(f"{swept}/sweeps/tiny")
+    with pytest.raises(InputError, match=r"neurons are at .*/sweeps/tiny/features/neurons"):
+        monosem.features(f"{swept}/sweeps/tiny/runs/neurons")
+
+
+def test_a_browser_of_earlier_tables_is_told(tmp_path, swept, capsys):  # noqa: F811
+    store = shutil.copytree(swept, tmp_path / "store")
+    for overrides, notes in (([], 0), (["features.tokens=640"], 1)):
+        assert run_cli("features", store / "sweeps/tiny/runs/1x-relu", *overrides) == 0
+        said = capsys.readouterr().out
+        assert said.count("shows the tables from before") == notes, said
+    command = said.splitlines()[-1].split()
+    assert run_cli(*command[1:]) == 0 and capsys.readouterr().out.startswith("browser: ")
 
 
 def test_damaged_tables_are_refused(tmp_path, swept):  # noqa: F811

@@ -186,7 +186,7 @@ def state_entries(state: State, unit):
         ("tiny", [], "write STORE/SWEEP"),
         ("{store}/tiny", ["train.steps=3"], "only features.*, learner.threads and stream.workers can be changed"),
         ("{store}/tiny", ["features.token=3"], "did you mean features.tokens?"),
-        ("{store}/tiny", ["features.compare=[/nowhere]"], "features.compare='/nowhere': no finished run there"),
+        ("{store}/tiny", ["features.compare=[/nowhere]"], "features.compare='/nowhere': no finished dictionary there"),
         ("{store}/tiny", ["features.side=left"], "must be one of train, heldout"),
         ("{store}/tiny", ["features.tokens=-3"], "override 'features.tokens=-3': features.tokens=-3: must be at least"),
     ],

@@ -63,3 +63,9 @@ def test_batch_wide_variants_are_used_with_the_threshold_they_had(variant):
     assert abs(float((f > 0).sum(dim=1).float().mean()) - 4) < 0.8
     fvu = float((used(x) - x).square().sum() / (x - x.mean(dim=0)).square().sum())
     assert fvu < 1.3 * float(metrics["fvu"])
+
+
+def test_rows_of_another_width_are_refused_in_words():
+    sae = random_sae("relu")[0]
+    with pytest.raises(ValueError, match="rows of width 13: this dictionary reads rows of width 12"):
+        sae.encode(torch.zeros(5, 13, dtype=torch.float64))

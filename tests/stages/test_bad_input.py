@@ -69,12 +69,16 @@ def test_one_line_exit_code_2_and_nothing_started(tiny_job, tmp_path, capfd, ove
     "arguments, says",
     [
         (["sweep"], "required: JOB.yaml"),
-        (["swep"], "invalid choice"),
+        (["swep"], "did you mean sweep?"),
+        (["pull", "/nowhere", "out", "--format", "saelen"], "did you mean saelens?"),
         (["sweep", "nowhere.yaml"], "no such job file"),
         (["sweep", "/dev/null"], "is empty"),
-        (["sweep", "{job}", "--inline", "features.enabled=true", "features.compare=[/nowhere]"], "no finished run there"),
+        (["sweep", "{job}", "--inline", "features.enabled=true", "features.compare=[/nowhere]"], "no finished dictionary there"),
         (["rubric", "{job}", "{job}"], "give the answers first"),
         (["sweep", "{job}", "--inlin"], "unrecognized argument '--inlin'"),
+        (["sweep", "{job}", "--address", "http://127.0.0.1:8265"], "write auto, or HOST:PORT"),
+        (["sweep", "{job}", "--address", "127.0.0.1:9"], "--address 127.0.0.1:9: no Ray answers there"),
+        (["plan", "{job}", "--address", "127.0.0.1:70000"], "--address 127.0.0.1:70000"),
         (["sweep", "{job}", "nonsense"], "write key=value"),
         (["runs", "/nowhere"], "no sweeps there"),
         (["pull", "/nowhere", "out"], "no finished dictionary there"),
@@ -110,6 +114,13 @@ def test_pull_overwrites_nothing(tiny_job, tmp_path, capfd):
     weights.write_bytes(weights.read_bytes()[:-1] + b"x")
     assert run_cli("pull", uri, tmp_path / "new") == 1
     assert "does not match its digest" in capfd.readouterr().err
+
+
+def test_a_run_that_is_not_there_is_told_beside_those_that_are(tmp_path, capfd):
+    for name in ("1x", "8x"):
+        (tmp_path / f"sweeps/s/runs/{name}").mkdir(parents=True)
+    assert run_cli("pull", tmp_path / "sweeps/s/runs/8", tmp_path / "out") == 2
+    assert "runs of this sweep: 1x, 8x" in capfd.readouterr().err
 
 
 def test_help_has_examples_and_exit_codes(capfd):
