@@ -15,6 +15,10 @@ MARKS = {
     "dead": ("dead", ".1%"),
 }
 """Columns of `show_marks`: the key of a row, and its form."""
+ABOVE_1 = (
+    "recovered above 1: the host predicts this text too badly for the ratio to mean\n"
+    "much; it was probably trained on other text."
+)
 
 
 def show_table(rows: list[dict], console: Console | None = None) -> None:
@@ -28,6 +32,8 @@ def show_table(rows: list[dict], console: Console | None = None) -> None:
     for row in rows:
         table.add_row(*(Text(cell) for cell in _cells(row)))
     console.print(table)
+    if any((row.get("loss_recovered") or 0) > 1 for row in rows):
+        console.print(Text(ABOVE_1))
 
 
 def show_marks(rows: list[dict], console: Console | None = None) -> None:

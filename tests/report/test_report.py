@@ -75,3 +75,11 @@ def test_table_fits_80_columns_and_shows_what_is_missing():
     text = out.getvalue()
     assert max(map(len, text.splitlines())) <= 80
     assert "[bold]x" in text and "failed @30" in text and " - " in text and "39.1%" in text and "123,457" in text
+    assert "recovered above 1" not in text
+
+
+def test_a_ratio_above_1_is_not_left_without_a_word():
+    out = io.StringIO()
+    show_table([{"run": "1x", "state": "finished", "loss_recovered": 1.07}], Console(file=out, width=80))
+    assert "recovered above 1: the host predicts this text too badly" in out.getvalue()
+    assert max(map(len, out.getvalue().splitlines())) <= 80
