@@ -36,9 +36,9 @@ def load_job(schema: type[Job], path: str, overrides: list[str], called: str | N
 
     for override in overrides:
         given = OmegaConf.merge(given, _parse_override(override, schema))
-    if given.get("recipe") is not None:
-        given = OmegaConf.merge(read_recipe(given.recipe, path), given)
     try:
+        if given.get("recipe") is not None:
+            given = OmegaConf.merge(read_recipe(given.recipe, path), given)
         merged = OmegaConf.merge(OmegaConf.structured(schema), _as_declared(given, schema))
         job = OmegaConf.to_object(merged)
     except OmegaConfBaseException as error:
@@ -123,12 +123,19 @@ def _check_node(node, schema: type, source: str, prefix: str = "") -> None:
         elif isinstance(value, dict):
             raise InputError(f"{source}: {name}: is a single value, and has no {', '.join(map(str, value))}")
         else:
+            _refuse_missing(value, name, source)
             _refuse_resolvers(value, name, source)
 
 
 def _hints(schema: type) -> dict[str, type]:
     """Types of the fields, by their names in a file."""
     return {name_in_file(name): hint for name, hint in get_type_hints(schema).items()}
+
+
+def _refuse_missing(value: object, name: str, source: str) -> None:
+    """`???` would be a mandatory value that is still to be given: OmegaConf skips it without a word."""
+    if "???" in (value if isinstance(value, list) else [value]):
+        raise InputError(f"{source}: {name}='???': is no value; leave the line out for the default")
 
 
 def _refuse_resolvers(value: object, name: str, source: str) -> None:

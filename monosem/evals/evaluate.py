@@ -63,6 +63,7 @@ class Evaluator:
             "l0": sparsity.l0,
             "fvu": sparsity.fvu,
             "loss_recovered": recovered.loss_recovered,
+            "loss_contexts": self.meter.contexts,
             "loss_clean": recovered.clean,
             "loss_spliced": recovered.spliced,
             "loss_zero_ablated": recovered.zero_ablated,

@@ -81,13 +81,20 @@ def next_run(rows: Sequence[dict], law: PowerLaw | None, asked: tuple[str, float
             )
     front = [rows[i] for i in pareto_front([(r["l0"], r["fvu"]) for r in rows])]
     gaps = [(b["l0"] / max(a["l0"], 1e-9), a, b) for a, b in pairwise(front)]
-    gaps = [gap for gap in gaps if gap[0] >= WIDE_GAP and gap[1]["asked"][1] != gap[2]["asked"][1]]
+    gaps = [gap for gap in gaps if gap[0] >= WIDE_GAP and _between(*gap[1:]) is not None]
     if gaps:
         _, a, b = max(gaps, key=lambda gap: gap[0])
-        name, value = a["asked"][0], (a["asked"][1] * b["asked"][1]) ** 0.5
+        name, value = a["asked"][0], _between(a, b)
         size = max(a["expansion_factor"], b["expansion_factor"])
-        value = round(value) if name == "k" else float(f"{value:.2g}")
         return {"expansion_factor": size, name: value}, (
             f"nothing on the front between L0 {a['l0']:.1f} ({a['run']}) and {b['l0']:.1f} ({b['run']})"
         )
     return {}, "the front has no wide gap, and more features promise little"
+
+
+def _between(a: dict, b: dict) -> float | None:
+    """A value of the sparsity field between those that two runs asked for; None if a short number cannot be."""
+    ends = a["asked"][1], b["asked"][1]
+    value = (ends[0] * ends[1]) ** 0.5
+    value = round(value) if a["asked"][0] == "k" else float(f"{value:.2g}")
+    return value if min(ends) < value < max(ends) else None

@@ -37,29 +37,46 @@ class Recovered:
 
     @property
     def loss_recovered(self) -> float:
-        return (self.zero_ablated - self.spliced) / (self.zero_ablated - self.clean)
+        """NaN where taking the hook point away changes nothing."""
+        worth = self.zero_ablated - self.clean
+        return (self.zero_ablated - self.spliced) / worth if worth else float("nan")
+
+
+@torch.no_grad()
+def finite_contexts(model: HostModel, batches: Sequence[Tensor]) -> list[Tensor]:
+    """The contexts of token batches [B, T] for which the untouched host gives numbers, as masked rows are left out."""
+    kept = [tokens[torch.isfinite(model(tokens, {})).flatten(1).all(dim=1)] for tokens in batches]
+    return [tokens for tokens in kept if len(tokens)]
 
 
 @torch.no_grad()
 def edited_loss(model: HostModel, batches: Sequence[Tensor], hook_point: str, edit: Edit) -> float:
-    """Mean loss over token batches [B, T] with `edit` applied at the hook point."""
+    """Mean loss over token batches [B, T] with `edit` applied at the hook point. NaN without batches."""
     total, contexts = 0.0, 0
     for tokens in batches:
         total += float(next_token_loss(model(tokens, {hook_point: edit}), tokens)) * len(tokens)
         contexts += len(tokens)
-    return total / contexts
+    return total / contexts if contexts else float("nan")
 
 
 class RecoveredMeter:
-    """Measures many dictionaries on the same text; clean and ablated figures are computed once."""
+    """Measures many dictionaries on the same text; clean and ablated figures are computed once.
+
+    Contexts for which the host itself gives no numbers are left out; `contexts` is how many there are without them.
+    """
 
     def __init__(self, model: HostModel, batches: Sequence[Tensor], hook_point: str, target: str | None = None):
-        self.model, self.batches, self.hook_point, self.target = model, batches, hook_point, target
+        self.model, self.hook_point, self.target = model, hook_point, target
+        self.batches = finite_contexts(model, batches)
+        self.contexts = sum(map(len, self.batches))
         self.spliced_point = target or hook_point
         mean_W = self._mean_row()
-        self.clean = edited_loss(model, batches, self.spliced_point, lambda x: x)
-        self.mean_ablated = edited_loss(model, batches, self.spliced_point, lambda x: mean_W.expand_as(x).to(x.dtype))
+        self.clean = self._loss(lambda x: x)
+        self.mean_ablated = self._loss(lambda x: mean_W.expand_as(x).to(x.dtype))
         self.zero_ablated, self.kl_zero_ablated = self._edited(lambda tokens: torch.zeros_like)
+
+    def _loss(self, edit: Edit) -> float:
+        return edited_loss(self.model, self.batches, self.spliced_point, edit)
 
     def measure(self, sae: Sae) -> Recovered:
         spliced, kl = self._edited(lambda tokens: self._splice(sae, tokens))
@@ -75,7 +92,7 @@ class RecoveredMeter:
             loss += float(next_token_loss(logits, tokens)) * len(tokens)
             kl += float(divergence(self.model(tokens, {}), logits).mean()) * len(tokens)
             contexts += len(tokens)
-        return loss / contexts, kl / contexts
+        return (loss / contexts, kl / contexts) if contexts else (float("nan"), float("nan"))
 
     def _splice(self, sae: Sae, tokens: Tensor) -> Edit:
         """An edit that puts in what the dictionary makes of the hook point in an untouched pass."""
@@ -87,10 +104,10 @@ class RecoveredMeter:
     @torch.no_grad()
     def _mean_row(self) -> Tensor:
         """The mean of the rows where dictionaries are spliced in. float64 [W], sums in float64."""
-        total, rows = 0.0, 0
+        total, rows = torch.zeros((), dtype=torch.float64), 0
         for tokens in self.batches:
             x = self.model.capture(tokens, [self.spliced_point])[self.spliced_point].flatten(0, 1)
-            total, rows = total + x.double().sum(dim=0), rows + len(x)
+            total, rows = x.double().sum(dim=0) + total.to(x.device), rows + len(x)
         return total / rows
 
     def _output(self, sae: Sae, x: Tensor, like: Tensor) -> Tensor:

@@ -128,12 +128,14 @@ class Surroundings:
     """What the features of a slice are described by, beside their entries.
 
     rows          at the hook point that is read
+    written       at the hook point that the decoder writes to, for autoencoders the same
     correlated    what correlations with its coordinates are made of; None: no neurons there
     logits        None: no direct path to the logits
     neurons       whether the decoder writes to neurons
     """
 
     rows: Rows
+    written: Rows
     correlated: Correlated | None
     logits: LogitEffects | None
     neurons: bool
@@ -160,7 +162,7 @@ def feature_columns(
         "ultralow": ultralow if n >= 1 / ULTRALOW else None,
         "label": [vocab[t] if t >= 0 else None for t in label],
         "label_token": [int(t) if t >= 0 else None for t in label],
-        "importance": power / around.rows.variance if around.rows.variance > 0 else np.zeros(F),
+        "importance": power / around.written.variance if around.written.variance > 0 else np.zeros(F),
         "decoder_norm": norm.astype(np.float32),
         "encoder_bias": sae.b_enc[lo : lo + F].numpy(),
         "encoder_cosine": _encoder_cosine(sae, lo, lo + F),
@@ -211,7 +213,7 @@ def _neuron_columns(d_FD: Tensor, norm: np.ndarray, around: Surroundings) -> dic
         found["correlated_neuron_indices"] = Ragged.cut(at, count, dead)
         chosen = np.take_along_axis(r, at, axis=1).astype(np.float32)
         found["correlated_neuron_r"] = Ragged.cut(chosen, count, dead)
-        if around.neurons:
+        if around.neurons and around.written is around.rows:  # the same neurons
             cosines = np.take_along_axis(cosine, at, axis=1).astype(np.float32)
             found["correlated_neuron_cosines"] = Ragged.cut(cosines, count, dead)
     return found

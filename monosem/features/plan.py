@@ -188,16 +188,17 @@ class Plan:
     # -- memory ------------------------------------------------------------------------------
 
     def points(self, host: int) -> list[str]:
-        """Hook points of a host that are read, in order."""
-        return list(dict.fromkeys(s.hook_point for s in self.subjects if s.host == host))
+        """Hook points of a host that are looked at, in order: those that are read, and that transcoders write to."""
+        read = [s.hook_point for s in self.subjects if s.host == host]
+        return list(dict.fromkeys(read + [s.write_point for s in self.subjects if s.host == host and s.kind != OTHER]))
 
     def memory(self, host_bytes: int = 0) -> dict[str, int]:
         """Most bytes of each kind of task, beside libraries. L0 as measured after training, and a quarter more.
 
-        collect   rows: slice_tokens * widths * 4;  one subject's, less b_dec and as a rough product takes them:
-                  slice_tokens * 8 D;  its entries, thrice, and twice as many candidates: 52 slice_tokens L0;  its sums
-                  with coordinates, twice: 16 F D;  its encoder as a rough product takes it: 4 F D;
-                  tiles, and room for entries
+        collect   rows: slice_tokens * widths * 4, where transcoders write too (as the widest that is read);
+                  one subject's, less b_dec and as a rough product takes them: slice_tokens * 8 D;
+                  its entries, thrice, and twice as many candidates: 52 slice_tokens L0;  its sums with coordinates,
+                  twice: 16 F D;  its encoder as a rough product takes it: 4 F D;  tiles, and room for entries
         merge     entries of a unit: 28 N L0 F_unit / F;  sums with coordinates and decoders: 28 F_unit D;
                   examples of the group, w tokens each: F_group * places * (24 w + 100), and as many ablations as they
                   have tokens: 56 (w + 1);  logits of a batch, of ablated rows, and of what features add to them
@@ -210,7 +211,8 @@ class Plan:
         biggest = max(s.d_sae * s.d_in for s in self.subjects)
         dictionaries = sum(8 * s.d_sae * s.d_in for s in self.subjects)
         forward = 16 * self.context_length * 24 * max(widths.values())
-        rows = 4 * sum(widths.values()) + 8 * max(widths.values())
+        points = sum(len(self.points(host)) for host in {s.host for s in self.subjects})
+        rows = 4 * sum(widths.values()) + (8 + 4 * (points - len(widths))) * max(widths.values())
         collect = slice_tokens * (rows + 52 * max(l0)) + 20 * biggest + TILES
         runs = sorted(x for x, s in zip(l0, self.subjects, strict=True) if s.kind != NEURONS)
         same = dictionaries + forward + host_bytes

@@ -17,7 +17,8 @@ def depends(plan: Plan, subject: int) -> dict:
     """Everything that a subject's tables depend on, as plain values."""
     s, c = plan.subjects[subject], vars(plan.config)
     outside = ("enabled", "compare", "neurons")
-    return {
+    moved = {} if s.hook_point == s.write_point else {"importance": "where it writes"}  # earlier passes: where it reads
+    return moved | {
         "format": schema.FORMAT,
         "dictionary": s.digest,
         "hook_point": s.hook_point,

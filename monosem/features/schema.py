@@ -62,7 +62,7 @@ FEATURES = (
     Column("ultralow", "bool", "active, on less than 1e-6 of them; null: fewer than a million tokens", True),
     Column("label", "string", "single-token label: all top examples have the same strongest token; else null", True),
     Column("label_token", "int32", "that token's id", True),
-    Column("importance", "float64", "mean of (f |d|)^2 over all tokens, as a share of the variance of the rows"),
+    Column("importance", "float64", "mean of (f |d|)^2 over all tokens, as a share of the variance where it writes"),
     Column("decoder_norm", "float32", "|d|"),
     Column("encoder_bias", "float32", "with density and encoder_cosine it separates the ultralow cluster"),
     Column("encoder_cosine", "float32", "of encoder and decoder vector; null for transcoders", True),

@@ -139,8 +139,9 @@ def _features_table(state: State, unit: Unit, found, tokens: np.ndarray):
     direct = state.direct(unit)
     effects = None if direct is None else logit_effects(direct[0], sae.W_dec[unit.lo : unit.hi], direct[1])
     rows = total_rows(state, subject.host, subject.hook_point, plan.slices)
-    neurons = is_neurons(subject.write_point)
-    around = Surroundings(rows, correlated, effects, neurons)
+    there = subject.write_point
+    written = rows if there == subject.hook_point else total_rows(state, subject.host, there, plan.slices)
+    around = Surroundings(rows, written, correlated, effects, is_neurons(there))
     columns = feature_columns(sae, unit.lo, found, sums, around, tokens, plan.config.top, state.vocab)
     return make_table("features", columns, unit.hi - unit.lo)
 

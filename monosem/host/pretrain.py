@@ -102,5 +102,6 @@ def _resume(model: OneLayerTransformer, optimizer: torch.optim.Optimizer, log: C
     t = checkpoint.tensors
     model.load_state_dict({n.removeprefix("model."): v for n, v in t.items() if n.startswith("model.")})
     for name, p in model.named_parameters():
-        optimizer.state[p] = {key: t[f"adam.{name}.{key}"] for key in ("step", "exp_avg", "exp_avg_sq")}
+        moments = {key: t[f"adam.{name}.{key}"].to(p.device) for key in ("exp_avg", "exp_avg_sq")}
+        optimizer.state[p] = {"step": t[f"adam.{name}.step"], **moments}
     return checkpoint.step

@@ -263,7 +263,8 @@ class Learner:
         """The mean of the least activations, over all steps at first and the last THRESHOLD_STEPS or so later."""
         value = float(least)
         if math.isfinite(value):
-            self.threshold += (value - self.threshold) / min(self.steps_done + 1, THRESHOLD_STEPS)
+            steps = min(self.steps_done, THRESHOLD_STEPS) if self.threshold else 1  # the first that had one
+            self.threshold += (value - self.threshold) / steps
 
     def update(self, gradients: dict[str, Tensor], on_device: tuple[Tensor, Tensor] | None = None) -> None:
         """Adam on all parameters. Decoder rows of unit norm stay so and move only at right angles to themselves.

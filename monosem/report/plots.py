@@ -17,6 +17,8 @@ def recovered_plot(runs: list[dict], neurons: dict[str, dict]) -> str:
     figure, axes = _figure()
     for row, colour in zip(runs, _colours(len(runs)), strict=True):
         l0, recovered = row["metrics"]["l0"], row["metrics"]["loss_recovered"]
+        if recovered is None:
+            continue
         axes.plot([l0], [recovered], "o", color=colour, markersize=8)
         axes.annotate(row["run"], (l0, recovered), xytext=(7, -3), textcoords="offset points", color=INK, fontsize=9)
     for hook_point, baseline in neurons.items():
@@ -32,16 +34,17 @@ def recovered_plot(runs: list[dict], neurons: dict[str, dict]) -> str:
 def fvu_plot(runs: list[dict]) -> str:
     """Fraction of variance unexplained against the number of features."""
     figure, axes = _figure()
-    rows = sorted(runs, key=lambda row: row["d_sae"])
+    rows = sorted((row for row in runs if row["metrics"]["fvu"] is not None), key=lambda row: row["d_sae"])
     for family in dict.fromkeys(map(_family, rows)):  # a line through the sizes of one kind
         kin = [r for r in rows if _family(r) == family]
         axes.plot([r["d_sae"] for r in kin], [r["metrics"]["fvu"] for r in kin], color="#999999", linewidth=0.8)
     for row, colour in zip(runs, _colours(len(runs)), strict=True):
-        axes.plot([row["d_sae"]], [row["metrics"]["fvu"]], "o", color=colour, markersize=8)
+        if row in rows:
+            axes.plot([row["d_sae"]], [row["metrics"]["fvu"]], "o", color=colour, markersize=8)
     axes.set_xscale("log", base=2)
     axes.set_xticks(sorted({r["d_sae"] for r in rows}), [f"{n:,}" for n in sorted({r["d_sae"] for r in rows})])
     axes.minorticks_off()
-    axes.set_ylim(0, 1.1 * max(r["metrics"]["fvu"] for r in rows))
+    axes.set_ylim(0, 1.1 * max((r["metrics"]["fvu"] for r in rows), default=1))
     axes.set_xlabel("features")
     axes.set_ylabel("FVU")
     return _svg(figure)

@@ -35,6 +35,7 @@ def write_summary(store: Store, sweep: str) -> str:
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("monosem.report"), autoescape=True, undefined=jinja2.StrictUndefined
     )
+    environment.filters["figure"] = lambda x, form="%.3f": "-" if x is None else form % x
     page = environment.get_template("summary.html.jinja2").render(
         sweep=sweep,
         host=first["host"]["model"],

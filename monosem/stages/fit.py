@@ -19,9 +19,11 @@ def fit_sweep(uri: str) -> dict:
     if not root or not name:
         raise InputError(f"{uri!r}: write STORE/SWEEP, for example ./monosem-store/quickstart")
     store = open_store(root.removesuffix("/sweeps"))
-    rows = [_row(store, row) for row in run_rows(store, name) if row["state"] == "finished"]
+    finished = [row for row in run_rows(store, name) if row["state"] == "finished"]
+    rows = [_row(store, row) for row in finished if None not in (row["fvu"], row["loss_recovered"])]
     if len(rows) < 2:
-        raise InputError(f"{uri}: {len(rows)} finished runs; a fit needs at least 2")
+        without = f", {len(finished) - len(rows)} more without FVU or loss recovered" * (len(finished) > len(rows))
+        raise InputError(f"{uri}: {len(rows)} finished runs{without}; a fit needs at least 2")
     groups = []
     for key in dict.fromkeys((row["hook_point"], row["variant"]) for row in rows):
         groups.append(_group(*key, [row for row in rows if (row["hook_point"], row["variant"]) == key]))

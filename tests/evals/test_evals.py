@@ -161,3 +161,26 @@ def test_rare_domains_are_counted_together():
     names, domain = counted_domains(index, np.arange(n))
     assert names == [f"d{i}" for i in range(MOST)] + [OTHERS]
     assert domain[:, 0].tolist() == [min(i, MOST) for i in range(n)] and (domain == domain[:, :1]).all()
+
+
+def test_contexts_without_numbers_are_left_out(tiny_host):
+    """A token whose embedding is NaN: the contexts that it is in count for nothing, of the others nothing changes."""
+    broken, xs = load_host(tiny_host).model, batches()
+    with torch.no_grad():
+        broken.embed.weight[299] = float("nan")
+    for tokens in xs:
+        tokens[tokens == 299] = 0
+    expected = RecoveredMeter(broken, [xs[0][1:], xs[1]], "mlp.post").measure(silent())
+    xs[0][0, 5] = 299
+    xs[2][:, 7] = 299
+    meter = RecoveredMeter(broken, xs, "mlp.post")
+    assert meter.measure(silent()) == expected and meter.contexts == 7
+    nothing = RecoveredMeter(broken, xs[2:], "mlp.post").measure(silent())
+    assert np.isnan(nothing.clean) and np.isnan(nothing.kl) and np.isnan(nothing.loss_recovered)
+
+
+def test_a_hook_point_that_is_worth_nothing_has_no_ratio(tiny_host):
+    dull = load_host(tiny_host).model
+    with torch.no_grad():
+        dull.mlp_out.weight.zero_()
+    assert np.isnan(RecoveredMeter(dull, batches(), "mlp.post").measure(silent()).loss_recovered)

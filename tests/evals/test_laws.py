@@ -65,3 +65,8 @@ def test_the_widest_gap_is_next_when_it_does_not():
 def test_nothing_is_next_when_nothing_would_tell():
     rows = [row(2, 4, 4.0, 0.5), row(2, 5, 5.0, 0.4)]
     assert next_run(rows, None, ("k", 4))[0] == {}
+
+
+def test_no_number_between_those_that_are_there():
+    rows = [row(2, 1, 1.0, 0.5), row(2, 2, 12.0, 0.2)]
+    assert next_run(rows, None, ("k", 1))[0] == {}

@@ -16,12 +16,13 @@ ROUNDING = 1e-6
 
 @dataclass
 class Dense:
-    """f [N, F] activations, x [N, D] rows, tokens [N], of one subject over all tokens of a pass."""
+    """f [N, F] activations, x [N, D] rows, y [N, O] rows where it writes, tokens [N], of one subject over a pass."""
 
     state: State
     subject: int
     f: np.ndarray
     x: np.ndarray
+    y: np.ndarray
     tokens: np.ndarray
 
     @property
@@ -34,10 +35,11 @@ def dense(state: State, subject: int) -> Dense:
     plan, s = state.plan, state.plan.subjects[subject]
     tokens = state.tokens(np.arange(plan.n_contexts))
     model = state.host(s.host).model
-    parts = [model.capture(t, [s.hook_point])[s.hook_point].flatten(0, 1) for t in tokens.split(16)]
-    x = torch.cat(parts)
+    points = list(dict.fromkeys([s.hook_point, s.write_point]))
+    parts = [model.capture(t, points) for t in tokens.split(16)]
+    x, y = (torch.cat([part[p].flatten(0, 1) for part in parts]) for p in (s.hook_point, s.write_point))
     f = torch.cat([state.sae(subject).encode(p) for p in x.split(4096)])
-    return Dense(state, subject, f.numpy(), x.numpy(), tokens.flatten().numpy())
+    return Dense(state, subject, f.numpy(), x.numpy(), y.numpy(), tokens.flatten().numpy())
 
 
 @torch.no_grad()
@@ -68,7 +70,7 @@ def check_feature(d: Dense, i: int, row: dict, close: float = 1e-5) -> None:
     assert row["max_activation"] == pytest.approx(f.max(), rel=ROUNDING)
     assert abs(row["mean_activation"] - (f[on].mean() if on.any() else 0)) < close * (1 + f.max())
     W = d.state.sae(d.subject).W_dec[i].double().numpy()
-    variance = np.square(d.x - d.x.mean(0, dtype=np.float64)).sum() / n
+    variance = np.square(d.y - d.y.mean(0, dtype=np.float64)).sum() / n
     assert abs(row["importance"] - np.square(f).mean() * (W @ W) / variance) < close
     names, domain = d.state.domains
     assert row["domain_counts"] == [int(((domain == k) & on).sum()) for k in range(len(names))]

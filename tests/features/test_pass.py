@@ -81,6 +81,22 @@ def test_every_number_equals_a_dense_recomputation(swept):
                 check_examples(d, k, by_feature.get(k, []))
 
 
+@pytest.mark.parametrize("target", ["mlp.out", "resid_post"])
+def test_importance_of_transcoders_is_a_share_of_what_they_write_to(swept, tmp_path, target):
+    """And their browser is written, though what they read are neurons and what they write to are none."""
+    job = ["host.hook_point=mlp.post", f"sae.target={target}", "sae.variant=relu", "sae.expansion_factor=1"]
+    assert run_cli("sweep", swept.parent / "job.yaml", "--inline", *SMALL, *job, f"store={tmp_path}") == 0
+    state = state_of(tmp_path)
+    d, rows = dense(state, 0), read(tmp_path / state.plan.directory(0), "features")
+    assert d.plan.subjects[0].write_point == target and len(rows) == 40
+    variance = d.y.astype(np.float64).var(axis=0).sum()
+    norm = d.state.sae(0).W_dec.double().norm(dim=1).numpy()
+    importance = np.square(d.f.astype(np.float64) * norm).mean(axis=0) / variance
+    np.testing.assert_allclose([row["importance"] for row in rows], importance, atol=1e-5)
+    assert importance.max() > 1e-3 and any(row["correlated_neuron_r"] for row in rows)
+    assert not any(row["correlated_neuron_cosines"] for row in rows)
+
+
 @pytest.mark.parametrize("related", [1_500, 600])
 def test_relations_equal_correlations_of_dense_activations(swept, tmp_path, related):
     shutil.copytree(swept, tmp_path / "store")

@@ -141,3 +141,12 @@ def test_masked_rows_count_for_nothing():
         assert torch.allclose(g, rest.gradients[name] * 13 / 16, atol=1e-12), name
     assert torch.equal(masked.fired_F, rest.fired_F) and masked.active == rest.active
     assert masked.squared_error == pytest.approx(float(rest.squared_error))
+
+
+def test_the_threshold_for_use_is_the_mean_of_the_least_activations(monkeypatch):
+    least, follow = [], Learner._follow_threshold
+    monkeypatch.setattr(Learner, "_follow_threshold", lambda self, x: (least.append(float(x)), follow(self, x))[1])
+    one = Learner(SaeConfig(d_in=D, d_sae=F, variant="batch_topk", k=4), TRAIN)
+    for x in batches(7):
+        one.step(x)
+        assert one.threshold == pytest.approx(sum(least) / len(least), rel=1e-12)

@@ -488,3 +488,46 @@ def test_a_phone_shows_the_runs_with_all_their_figures(visit, site):
     v = visit(width=390).open(site, "index.html")
     assert v.page.eval_on_selector(".wide:has(.runs)", "n => n.scrollWidth <= n.clientWidth + 1")
     assert v.page.is_visible(".runs th:has-text('loss recovered')") and v.page.is_visible(".runs th:has-text('dead')")
+
+
+def test_a_finger_names_a_feature_on_the_map_and_opens_it(visit, site):
+    v = visit(width=390, has_touch=True).open(site, "map.html#made")
+    v.page.wait_for_timeout(300)
+    box = v.page.query_selector("canvas").bounding_box()
+    told = "() => { const tip = document.getElementById('tip'); return tip !== null && !tip.hidden }"
+    for x, y in ((x, y) for x in range(7, int(box["width"]), 14) for y in range(7, int(box["height"]), 14)):
+        v.page.touchscreen.tap(box["x"] + x, box["y"] + y)
+        if v.page.evaluate(told):
+            break
+    v.page.touchscreen.tap(box["x"] + x, box["y"] + y)
+    v.page.wait_for_selector("h1:has-text('Feature')")
+    assert not v.troubles
+
+
+@pytest.mark.parametrize("words", ["%CC%81", "%EF%B8%8F", "%E2%80%A8"])
+def test_a_search_for_nothing_finds_nothing(visit, site, words):
+    """An accent alone: without accents nothing is left, and every term begins with nothing."""
+    v = visit().open(site, f"index.html#find/{words}")
+    assert v.page.query_selector(".hits") is None and "No feature matches" in v.page.inner_text(".said")
+
+
+def test_a_page_that_was_left_while_it_loaded_changes_no_title(visit, site):
+    v = visit()
+    v.page.route("**/data/made/4x/features-*.js", lambda route: (v.page.wait_for_timeout(400), route.continue_())[1])
+    v.open(site, "feature.html#made/4x/3")
+    per = v.page.evaluate("M.site.featuresPerFile")
+    v.page.evaluate(f"location.hash = 'made/4x/{per + 1}'; setTimeout(() => {{ location.hash = 'made/4x/3' }}, 50)")
+    v.page.wait_for_timeout(1500)
+    assert v.page.title().startswith("3 - ") and text_of(v.page, "#crumbs li")[-1] == "3"
+    assert "made/4x/3" in v.page.url and v.page.inner_text("h1").startswith("Feature 3")
+
+
+def test_what_draws_nothing_is_spelled_out(visit, site):
+    v = visit().open(site, "index.html")
+    shown = {text: v.page.evaluate("text => M.visible(text)", text) for text in
+             ("a\u3164b", "a\ufe00b", "\U000e0101", "\u2800", "\u200c", "\ufe0f", "\u0645\u06cc\u200c\u062e", "\u2764\ufe0f", "x" * 79 + "\U0001f600z")}  # fmt: skip
+    left, right = "\u2039", "\u203a"
+    assert list(shown.values()) == [
+        f"a{left}U+3164{right}b", f"a{left}U+FE00{right}b", f"{left}U+E0101{right}", f"{left}U+2800{right}",
+        f"{left}U+200C{right}", f"{left}U+FE0F{right}", "\u0645\u06cc\u200c\u062e", "\u2764\ufe0f", "x" * 79 + "\u2026",
+    ]  # fmt: skip

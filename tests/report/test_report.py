@@ -83,3 +83,17 @@ def test_a_ratio_above_1_is_not_left_without_a_word():
     show_table([{"run": "1x", "state": "finished", "loss_recovered": 1.07}], Console(file=out, width=80))
     assert "recovered above 1: the host predicts this text too badly" in out.getvalue()
     assert max(map(len, out.getvalue().splitlines())) <= 80
+
+
+def test_runs_without_some_figures_have_a_page_too(tmp_path):
+    """Text on which the host gives no numbers leaves FVU and L0; rows that are all equal leave no FVU either."""
+    store, h = open_store(str(tmp_path)), record("x")["metrics"]
+    none = {"loss_recovered": None, "loss_clean": None, "loss_zero_ablated": None}
+    runs = [record("1x", metrics=h | none), record("2x", metrics=h | none | {"fvu": None}), record("4x")]
+    store.put("sweeps/s/sweep.json", pack_json({"runs": [run["run"] for run in runs]}))
+    for run in runs:
+        store.put(f"sweeps/s/runs/{run['run']}/monosem.json", pack_json(run))
+        store.put(f"sweeps/s/runs/{run['run']}/metrics.jsonl", b"")
+    write_summary(store, "s")
+    page = (tmp_path / "sweeps/s/summary.html").read_text()
+    assert page.count("<td>-</td>") == 3 and "(- nats)" in page

@@ -16,6 +16,8 @@ from tests.conftest import run_cli
 CASES = [
     ("train.stpes=3", "did you mean train.steps"),
     ("train.steps=soon", "train.steps"),
+    ("train.steps=???", "is no value"),
+    ("recipe=${{nowhere}}", "Interpolation key 'nowhere' not found"),
     ("train.batch_size=0", "train.batch_size=0: must be at least 1"),
     ("train.batch_size=-64", "must be at least 1"),
     ("train.batch_size=1000000", "the whole stream has"),

@@ -152,8 +152,9 @@ BAD_STATES = {
     "a pickle that opens a file": (lambda path: pickle.dumps(Payload(path), 2), "nothing in it was executed"),
     "the same inside a zip": (hostile_in_a_zip, "nothing in it was executed"),
     "an object in the state": (lambda path: torch_file({"bias": Payload(path)}), "nothing in it was executed"),
-    "a list in the state": (lambda path: torch_file({"bias": [1, 2]}), "something else than a dict of tensors"),
-    "a tensor alone": (lambda path: torch_file(torch.zeros(3)), "something else than a dict of tensors"),
+    "a list in the state": (lambda path: torch_file({"bias": [1, 2]}), "something else than a dict of dense tensors"),
+    "a tensor alone": (lambda path: torch_file(torch.zeros(3)), "something else than a dict of dense tensors"),
+    "sparse tensors": (lambda path: torch_file({"bias": torch.zeros(8).to_sparse()}), "dict of dense tensors"),
     "no zip at all": (lambda path: b"hello", "nothing in it was executed"),
     "cut short": (lambda path: DL.write(random_sae("relu"), {})["ae.pt"][:-200], "nothing in it was executed"),
     "a weight missing": (lambda path: torch_file({"bias": torch.zeros(8)}), "has shape None, config.json says"),
@@ -190,6 +191,7 @@ BAD_CONFIGS = [
     ("sparsify", "topk", {"skip_connection": True}, "without transcode"),
     ("sparsify", "topk", {"num_latents": 31}, "cfg.json says"),
     ("dictionary_learning", "relu", {"trainer": {"dict_class": "IdentityDict"}}, "'IdentityDict' is not supported"),
+    ("dictionary_learning", "relu", {"trainer": {"dict_class": ["AutoEncoder"]}}, "is not supported; known are"),
     ("dictionary_learning", "relu", {"trainer": 3}, "None is not supported"),
 ]
 
@@ -228,3 +230,11 @@ def test_pull_offers_every_format():
     verbs = next(a for a in _parser()._actions if a.choices and "pull" in a.choices)
     choices = next(a for a in verbs.choices["pull"]._actions if a.dest == "format").choices
     assert choices == ("monosem", *FORMATS, *FEATURE_FORMATS)
+
+
+@pytest.mark.parametrize("k", [[2, 3], float("nan"), float("inf"), 0])
+def test_a_k_in_the_state_that_is_no_number(tmp_path, k):
+    files = DL.write(random_sae("topk"), {})
+    state = torch.load(io.BytesIO(files["ae.pt"]), weights_only=True) | {"k": torch.tensor(k)}
+    with pytest.raises(MonosemError, match="is not a positive number"):
+        monosem.load(str(write(tmp_path / "d", files | {"ae.pt": torch_file(state)})))

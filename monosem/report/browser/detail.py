@@ -46,7 +46,8 @@ def _columns(features: Table, i: int, indices: str, *numbers: str) -> list | Non
     places = features[indices][i]
     if places is None:
         return None
-    columns = [listed(features.rounded(name)[i]) for name in numbers]
+    found = [features.rounded(name)[i] for name in numbers]  # of transcoders there are no cosines with what they read
+    columns = [[None] * len(places) if values is None else listed(values) for values in found]
     return [list(entry) for entry in zip(places.tolist(), *columns, strict=True)]
 
 

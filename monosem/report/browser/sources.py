@@ -109,8 +109,9 @@ def _number(runs: list[Run]) -> None:
 
 def _front(runs: list[Run], key: str, sign: int) -> set[str]:
     """Names of the runs that no other betters in both L0 and `key`."""
-    points = [(run.record["metrics"]["l0"], sign * run.record["metrics"][key]) for run in runs]
-    return {runs[i].name for i in pareto_front(points)}
+    measured = [run for run in runs if run.record["metrics"][key] is not None]
+    points = [(run.record["metrics"]["l0"], sign * run.record["metrics"][key]) for run in measured]
+    return {measured[i].name for i in pareto_front(points)}
 
 
 def _facts(run: Run) -> dict:

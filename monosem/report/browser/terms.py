@@ -77,7 +77,8 @@ class TermIndex:
         """[name, features of that kind or domain in `runs`] for those names that have any, most first."""
         term = np.asarray(self.term)[(np.asarray(self.how) == KIND) & np.isin(np.asarray(self.run), runs)]
         kinds = np.bincount(term, minlength=len(self.terms))
-        found = [[name, int(kinds[self.terms[normal(name)]])] for name in names if normal(name) in self.terms]
+        named = [name for name in names if normal(name) and normal(name) in self.terms]
+        found = [[name, int(kinds[self.terms[normal(name)]])] for name in named]
         return sorted((entry for entry in found if entry[1]), key=lambda entry: -entry[1])
 
 
@@ -106,7 +107,8 @@ def feature_terms(
     found: dict[tuple[str, int], list[float]] = {}
     largest = float(features["max_activation"][i])
     for name, share in [*domains.items(), *kinds]:  # where a domain goes by the name of a kind, the kind's share stays
-        found[normal(name), KIND] = [largest, share]
+        if normal(name):  # documents may be without a domain
+            found[normal(name), KIND] = [largest, share]
     tokens, values = features["top_logit_tokens"][i], features["top_logit_values"][i]
     for token, value in [] if tokens is None else zip(tokens.tolist(), values.tolist(), strict=True):
         _note(found, vocabulary.texts[token], PREDICTS, max(0.0, plain(value) or 0.0), 1.0)

@@ -75,14 +75,14 @@ def read(files: dict[str, bytes], uri: str) -> Sae:
     what = f"{uri}/config.json"
     trainer = unpack_json(files["config.json"], what).get("trainer")
     dict_class = trainer.get("dict_class") if isinstance(trainer, dict) else None
-    if dict_class not in CLASSES:
+    if not isinstance(dict_class, str) or dict_class not in CLASSES:
         raise InputError(f"{what}: dict_class {dict_class!r} is not supported; known are {', '.join(CLASSES)}")
     variant, subtract, names = CLASSES[dict_class]
     state = _state(files["ae.pt"], f"{uri}/ae.pt")
     tensors = {ours: _turned(theirs, state[theirs]) for ours, theirs in names.items() if theirs in state}
     values = {"d_in": whole(trainer, "activation_dim", what), "d_sae": whole(trainer, "dict_size", what)}
     if variant == "topk":
-        values["k"] = whole({"k": int(state["k"])} if "k" in state else trainer, "k", what)
+        values["k"] = whole({"k": state["k"].tolist()} if "k" in state else trainer, "k", what)
     if dict_class in ("BatchTopKSAE", "MatryoshkaBatchTopKSAE"):
         tensors["threshold"] = torch.full((values["d_sae"],), _threshold(state, uri))
     config = config_of(what, **values, variant=variant, subtract_b_dec=subtract)
@@ -102,14 +102,15 @@ def _state(data: bytes, what: str) -> dict[str, Tensor]:
             f"{what}: not a state dict of tensors alone ({reason}); nothing in it was executed. Save it again where "
             "you trust it, with torch.save(autoencoder.state_dict(), ...)"
         ) from None
-    if not isinstance(state, dict) or not all(isinstance(t, Tensor) for t in state.values()):
-        raise IntegrityError(f"{what}: holds something else than a dict of tensors")
+    plain = isinstance(state, dict) and all(isinstance(t, Tensor) for t in state.values())
+    if not plain or any(t.layout != torch.strided for t in state.values()):
+        raise IntegrityError(f"{what}: holds something else than a dict of dense tensors")
     return state
 
 
 def _threshold(state: dict[str, Tensor], uri: str) -> float:
     value = state.get("threshold")
-    if value is None or value.numel() != 1 or not float(value) >= 0:
+    if value is None or value.numel() != 1 or not 0 <= float(value) < torch.inf:
         raise InputError(f"{uri}: its inference threshold was never set; train past threshold_start_step")
     return float(value)
 

@@ -35,6 +35,7 @@ const M = (() => {
         script.onerror = () => reject(new Error(`${name}: its file is missing`));
         document.head.append(script);
       }));
+      WAITING.get(name).catch(() => WAITING.delete(name));      // the next who asks tries again
     }
     return WAITING.get(name);
   }
@@ -63,17 +64,22 @@ const M = (() => {
   }
 
   const NAMES = { "\n": "\u21b5", "\r": "\u240d", "\t": "\u21e5", "\u00a0": "\u237d" };
-  // Direction marks and overrides, invisible joiners of words, line and paragraph separators, tags, lone surrogates.
-  const UNSEEN = /[\u00ad\u061c\u180e\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb]|[\ud800-\udfff]|[\u{e0000}-\u{e007f}]/gu;
+  // Whatever draws nothing or turns text around: marks, overrides, separators, tags, fillers, an empty Braille cell, lone
+  // surrogates. Three are part of ordinary writing (of Persian, of emoji), and are spelled out only if nothing else is there.
+  const JOINERS = /^[\u200c\u200d\ufe0f]+$/;
+  const UNSEEN = /[\u2028\u2029\u2800\ufff9-\ufffb]|[\ud800-\udfff]|(?![\u200c\u200d\ufe0f])\p{Default_Ignorable_Code_Point}/gu;
+
+  const spelled = (c) => `\u2039U+${c.codePointAt(0).toString(16).toUpperCase().padStart(4, "0")}\u203a`;
 
   /** Text as it may stand on a page: what is invisible or turns other text around is spelled out. */
   function visible(text, longest = 80) {
-    const short = text.length > longest ? text.slice(0, longest) + "\u2026" : text;
+    const short = text.length > longest ? text.slice(0, longest).replace(/[\ud800-\udbff]$/, "") + "\u2026" : text;
     return short
+      .replace(JOINERS, (all) => Array.from(all, spelled).join(""))
       .replace(/[\n\r\t\u00a0]/g, (c) => NAMES[c])
       .replace(/[\u0000-\u001f]/g, (c) => String.fromCharCode(0x2400 + c.charCodeAt(0)))
       .replace(/[\u007f-\u009f]/g, (c) => `\\x${c.charCodeAt(0).toString(16)}`)
-      .replace(UNSEEN, (c) => `\u2039U+${c.codePointAt(0).toString(16).toUpperCase().padStart(4, "0")}\u203a`)
+      .replace(UNSEEN, spelled)
       .replace(/(\p{M}{4})\p{M}+/gu, "$1\u2026");
   }
 

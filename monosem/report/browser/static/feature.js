@@ -70,8 +70,8 @@
   function domains(feature, run) {
     const all = feature.domains.reduce((sum, [, n]) => sum + n, 0);
     return el("div", {}, el("h3", {}, "Where in the corpus"), el("p", { class: "note" }, "All tokens it is active on, weakly too."), el("ul", { class: "bars" }, feature.domains.slice(0, 5).map(([d, n]) =>
-      el("li", { style: { "--share": (n / all).toFixed(4) } }, el("a", { href: M.link("index", "find", run.domains[d]) },
-        el("bdi", {}, M.visible(run.domains[d]))), el("span", { class: "n" }, M.percent(n / all))))));
+      el("li", { style: { "--share": (n / all).toFixed(4) } }, run.domains[d].trim() ? el("a", { href: M.link("index", "find", run.domains[d]) },
+        el("bdi", {}, M.visible(run.domains[d]))) : "no domain", el("span", { class: "n" }, M.percent(n / all))))));
   }
 
   function logits(feature, texts) {

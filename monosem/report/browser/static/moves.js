@@ -37,5 +37,6 @@ M.moves = (canvas, { zoom, pan, point, leave, open }) => {
   };
   canvas.addEventListener("pointerup", up);
   canvas.addEventListener("pointercancel", up);
-  canvas.addEventListener("pointerleave", leave);
+  // A finger leaves whenever it is lifted: what its tap has named stays named.
+  canvas.addEventListener("pointerleave", (event) => { if (event.pointerType !== "touch") leave(); });
 };

@@ -7,9 +7,13 @@
   /** `show(parts, main, was)` draws the page for the parts of the address; it runs again when the address changes.
       `was`: what `M.remembering` gave when this page of the browser's history was left. */
   M.view = (show) => {
-    let turn = 0;
-    const draw = async () => {
+    let turn = 0, drawn = Promise.resolve();
+    // One after the other, since each sets the title, the way here and the keys; those that are out of date not at all.
+    const draw = () => {
       const mine = ++turn;
+      drawn = drawn.then(() => mine === turn && drawNow(mine));
+    };
+    const drawNow = async (mine) => {
       const was = history.state || {};
       M.remembering = () => ({});
       const main = document.getElementById("main");

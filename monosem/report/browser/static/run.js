@@ -170,7 +170,9 @@
     if ((where === "all" || where === "tops") && (M.pairs(tops).some(([t]) => fits[t]) || (label !== null && fits[label]))) return true;
     if ((where === "all" || where === "up") && M.pairs(up).some(([t]) => fits[t])) return true;
     if (where === "all" && kinds.some((k) => matches(M.site.kinds[k]))) return true;
-    return (where === "all" || where === "best") && best !== null && matches(best[0].map((t) => texts[t]).join(""));
+    if (best === null || (where !== "all" && where !== "best")) return false;
+    const parts = best[0].map((t) => texts[t]);       // as tokens, and as the page shows them: bytes of a letter joined
+    return matches(parts.join("")) || matches(M.joined(parts).join(""));
   }
 
   // -- the list --------------------------------------------------------------------------------

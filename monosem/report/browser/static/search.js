@@ -73,7 +73,7 @@
   M.find = async (question) => {
     const whole = M.normal(question);
     const words = [...new Set(whole.split(/[\s_]+/).filter(Boolean))];
-    let each = [await matches(whole)], looked = words;
+    let each = [whole ? await matches(whole) : new Map()], looked = words;      // everything begins with nothing
     if (!each[0].size && words.length) {
       const pieces = new Map((await Promise.all(words.map(inPieces))).flat());
       [looked, each] = [[...pieces.keys()], [...pieces.values()]];
