@@ -125,7 +125,8 @@ class _Shuffle:
         """What another plan has left in the scratch goes."""
         path = self.scratch("plan.json")
         record = pack_json(self.plan.as_json() | {"of": self.source.manifest.digest})
-        if self.store.exists(path) and self.store.get(path) != record:
+        there = self.store.list(self.scratch())
+        if there and ("plan.json" not in there or self.store.get(path) != record):  # none: a deletion was cut short
             self.report(0, "another plan: passes start anew")
             self.store.delete_tree(self.scratch())
         self.store.put(path, record)

@@ -5,7 +5,7 @@
 
 import time
 
-from monosem.errors import InputError, MonosemError
+from monosem.errors import InputError, MonosemError, StoreError
 from monosem.store import layout
 from monosem.store.plain import pack_json, unpack_json
 from monosem.store.store import Store, open_store
@@ -35,9 +35,9 @@ class Control:
         path = layout.wanted(self.sweep)
         try:
             wanted = unpack_json(self.store.get(path), path)["workers"]
-        except FileNotFoundError:
+            self.store.delete(path)
+        except (FileNotFoundError, StoreError):  # nobody asked, or the store is away for a moment: looked at again
             return None
-        self.store.delete(path)
         return int(wanted)
 
     def close(self) -> None:

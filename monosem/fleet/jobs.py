@@ -160,9 +160,12 @@ def _absolute(plain: dict) -> dict:
     """Local paths made absolute: the job runs in another directory, on the head's file system."""
 
     def absolute(path: str) -> str:
-        return path if "://" in path else str(Path(path).expanduser().absolute())
+        return path if "://" in path or path.startswith("hf:") else str(Path(path).expanduser().absolute())
 
     plain["store"] = absolute(plain["store"])
+    for name in ("tee", "from"):
+        plain["stream"][name] = plain["stream"][name] and absolute(plain["stream"][name])
+    plain["features"]["compare"] = [absolute(uri) for uri in plain["features"]["compare"]]
     if plain["corpus"]["source"] != "builtin":
         plain["corpus"]["source"] = absolute(plain["corpus"]["source"])
     if plain["host"]["model"] not in bundled_names():

@@ -4,6 +4,7 @@ A transcoder reads two hook points in step: they are pulled together, so that it
 """
 
 import threading
+import time
 from contextlib import suppress
 
 import numpy as np
@@ -13,6 +14,8 @@ from monosem.errors import MonosemError
 from monosem.rows.order import StreamOrder
 from monosem.stream.mix import assemble
 
+UNREACHED_S = 1.0
+"""Before a shard is asked again that lives and could not be reached."""
 PATIENCE_S = 120.0
 """How long a lost shard may take to be replaced."""
 
@@ -87,6 +90,8 @@ class RaySource:
                 references = ray.get(call)
                 if references is not None:
                     return ray.get(references)
+            except ray.exceptions.ActorUnavailableError:  # it lives, and could not be reached just now
+                time.sleep(UNREACHED_S)
             except (ray.exceptions.RayActorError, ray.exceptions.ObjectLostError):
                 self._wait_for_successor(shard, actor)  # a part is lost with the shard that owns it
             actor, call = self._pull(shard, u)

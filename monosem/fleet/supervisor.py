@@ -190,7 +190,7 @@ class Supervisor:
         """A watched call has come back: a learner finished, a canary was sung, or an actor died."""
         try:
             value = ray.get(call)
-        except ray.exceptions.RayActorError as error:
+        except (ray.exceptions.RayActorError, ray.exceptions.ActorUnschedulableError) as error:
             self._on_death(kind, number, error)
             return
         except ray.exceptions.RayTaskError as error:  # its own code raised: a restart would raise again

@@ -11,7 +11,7 @@ import threading
 import pyarrow as pa
 import ray
 
-from monosem.errors import IntegrityError
+from monosem.errors import IntegrityError, MonosemError
 from monosem.stages import canary
 from monosem.stages.budget import shapes_of
 from monosem.stages.learning import make_harvester
@@ -24,6 +24,10 @@ from monosem.stream.records import columns_of
 
 CALLS_PER_WORKER = 2
 """Harvest calls in flight per worker and shard: one being computed, one waiting."""
+
+
+UNREACHED_S = 1.0
+"""Before a worker is asked again that lives and could not be reached."""
 
 
 @ray.remote(max_restarts=0, max_task_retries=0, concurrency_groups={"watch": 1})
@@ -57,6 +61,7 @@ class BufferShard:
         self.shard, self.shards = shard, shards
         self.patience_s = spec.job.stream.detach_after_s
         self.flow = Flow(shapes_of(spec).ahead)
+        self.left: set[str] = set()  # readers that are done or dead
         self.moved = asyncio.Condition()
         self.tiles = Tiles(self.order)
         self.fetching: dict[int, asyncio.Task] = {}
@@ -91,6 +96,7 @@ class BufferShard:
     async def leave(self, reader: str) -> None:
         """A reader is done: it holds nothing back any more."""
         async with self.moved:
+            self.left.add(reader)
             self.flow.leave(reader)
             self.moved.notify_all()
         self._forget()
@@ -119,7 +125,10 @@ class BufferShard:
     # -- flow ----------------------------------------------------------------------------------
 
     async def _move(self, reader: str, segment: int) -> None:
+        """MonosemError for a reader that has left: a call of its that was late would hold back everybody for ever."""
         async with self.moved:
+            if reader in self.left:
+                raise MonosemError(f"{reader} has left, and its name is not used again")
             self.flow.move(reader, segment)
             self.moved.notify_all()
         self._forget()
@@ -205,6 +214,10 @@ class BufferShard:
                 continue  # that worker is gone, and its slot with it
             try:
                 made = await worker.harvest.remote(item)
+            except ray.exceptions.ActorUnavailableError:  # it lives, and could not be reached just now
+                self.slots.put_nowait(number)
+                await asyncio.sleep(UNREACHED_S)
+                continue
             except ray.exceptions.RayActorError:
                 continue  # the supervisor sends a replacement
             except ray.exceptions.ObjectLostError:  # made, then lost with the node that held it

@@ -95,6 +95,8 @@ class PackLoop:
             run.wait_s, run.train_s = self.feed.wait_s, trained
             self._guard(run, run.commit)  # evaluation may be interrupted; training is not done twice
         for run in done:
+            if self.mesh.leaders(self.should_stop()):
+                raise Interrupted("stopped after the training, before all runs were evaluated")
             if run.error is None:
                 sae = run.learner.dictionary()  # all ranks together
                 if self.mesh.leads:

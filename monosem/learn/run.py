@@ -92,7 +92,7 @@ class Run:
     def restore(self) -> bool:
         """Continue from the last checkpoint; False if there is none."""
         learner = self.learner
-        checkpoint = self.checkpoints.last((learner.first, learner.end))
+        checkpoint = self.checkpoints.last((learner.first, learner.end), alone=learner.mesh.seat.world == 1)
         if self.leads:
             self._drop_curve_after(checkpoint.step if checkpoint else 0)
         if checkpoint is None:

@@ -34,6 +34,7 @@ from monosem.stages.replay import find_dataset
 from monosem.stages.signals import stop_on_signal
 from monosem.stages.spec import RunSpec, SweepSpec, pack_runs
 from monosem.store import layout
+from monosem.store.plain import sha256
 from monosem.store.store import Store, open_store
 from monosem.stream.reader import LocalSource, RowReader, Rows
 
@@ -187,7 +188,8 @@ def canary_place(spec: SweepSpec, keeping: Keeping | None) -> tuple[Store, str]:
     """Where the digest of the canary is kept: beside the sweep, or beside the datasets of a harvest."""
     if keeping is None:
         return open_store(spec.job.store), layout.canary(spec.job.name)
-    return open_store(keeping.uri), "canary.json"
+    # A harvest of other hook points may go to the same place, and its canary sings of those.
+    return open_store(keeping.uri), f"canary-{sha256(' '.join(spec.hook_points).encode())[:12]}.json"
 
 
 def live_source(spec: SweepSpec, store: Store, place: tuple[Store, str], on_device: bool = False) -> LocalSource:

@@ -50,7 +50,7 @@ def all_rows(store: Store, damage: list[str] | None = None) -> list[dict]:
     damage   takes what is wrong with runs whose files are damaged, and these are rows too, "damaged"; without it the
              first of them is an IntegrityError
     """
-    names = store.list("sweeps")
+    names = [name for name in store.list("sweeps") if store.exists(layout.manifest(name))]
     if not names:
         raise InputError(f"{store.url}: no sweeps there")
     return [row for name in names for row in run_rows(store, name, damage)]

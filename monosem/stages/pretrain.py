@@ -6,12 +6,14 @@ from itertools import islice
 import torch
 
 from monosem.config.job import PretrainJob
+from monosem.config.load import to_plain
+from monosem.errors import InputError
 from monosem.host.pretrain import evaluate, pretrain
 from monosem.host.stored import save_host
 from monosem.host.transformer import TransformerConfig
 from monosem.memory import keep_freed_memory
 from monosem.store.checkpoints import CheckpointLog
-from monosem.store.plain import sha256
+from monosem.store.plain import pack_json, sha256, unpack_json
 from monosem.store.store import Store, open_store
 from monosem.text.index import Corpus, prepare
 from monosem.text.quarantine import Quarantine
@@ -34,6 +36,7 @@ def run_pretrain(job: PretrainJob) -> list[str]:
 def _one_host(store: Store, job: PretrainJob, tokenizer: Tokenizer, corpus: Corpus, number: int, seed: int) -> str:
     name = f"{job.name}-{chr(ord('a') + number)}"
     prefix = f"hosts/{name}"
+    _claim(store, prefix, job, corpus, seed)
     if store.exists(f"{prefix}/config.json"):
         return prefix
     sizes = TransformerConfig(
@@ -67,6 +70,22 @@ def _one_host(store: Store, job: PretrainJob, tokenizer: Tokenizer, corpus: Corp
     save_host(store, prefix, model, tokenizer, card)
     checkpoints.clear()
     return prefix
+
+
+def _claim(store: Store, prefix: str, job: PretrainJob, corpus: Corpus, seed: int) -> None:
+    """InputError if a host of other settings was begun under this name: its checkpoints would be gone on with."""
+    # What how and where it is done, and how much text was allowed, do not tell apart; the text itself does.
+    settings = {k: v for k, v in to_plain(job.pretrain).items() if k not in ("threads", "checkpoint_every")}
+    made_from = {"corpus": corpus.digest, "seed": seed, "model": to_plain(job.model), "pretrain": settings}
+    path = f"{prefix}/made_from.json"
+    if store.create(path, pack_json(made_from)):
+        return
+    there = unpack_json(store.get(path), path)
+    changed = [key for key in made_from if there.get(key) != made_from[key]]
+    if changed:
+        raise InputError(
+            f"{store.url}/{prefix}: was begun with another {' and '.join(changed)}; choose another name, or delete it"
+        )
 
 
 def _tokenizer(store: Store, job: PretrainJob) -> Tokenizer:

@@ -8,6 +8,7 @@ yet, so a kill at any moment leaves the previous checkpoint whole, and a second 
 instead of mixed in. Everything read back is checked against its digest.
 """
 
+import sys
 from dataclasses import dataclass
 
 from torch import Tensor
@@ -45,10 +46,21 @@ class CheckpointLog:
         names = self.store.list(f"{self.prefix}/log")
         return sorted(int(n.removesuffix(".json")) for n in names if n.endswith(".json"))
 
-    def last(self, features: tuple[int, int] | None = None) -> Checkpoint | None:
-        """The newest checkpoint: the shares of some features and the first share, or (None) all shares."""
+    def last(self, features: tuple[int, int] | None = None, alone: bool = True) -> Checkpoint | None:
+        """The newest checkpoint: the shares of some features and the first share, or (None) all shares.
+
+        One that is damaged gives way to the one before it, and stderr says so, unless others read it too (not `alone`)
+        and have to go on from the same. IntegrityError if there is none that is whole.
+        """
         steps = self.steps()
-        return self._read(steps[-1], features) if steps else None
+        for step in reversed(steps):
+            try:
+                return self._read(step, features)
+            except (IntegrityError, FileNotFoundError) as error:
+                if not alone or step == steps[0]:
+                    raise
+                sys.stderr.write(f"note: {error}; going on from the checkpoint before it\n")
+        return None
 
     def put(self, tensors: dict[str, Tensor], features: tuple[int, int] = (0, 0)) -> dict:
         """Write one share's tensors; they count once `record` has named what this returns."""

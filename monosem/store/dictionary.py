@@ -38,18 +38,28 @@ def write_dictionary(store: Store, prefix: str, sae: Sae, density_F: Tensor, met
     If a manifest is there already with the same digest this changes nothing; with another it is an error.
     """
     files = dictionary_files(sae, density_F, metadata)
-    for name, data in files.items():
-        store.put(f"{prefix}/{name}", data)
     manifest = record | {
         "digest": tensors_digest(sae.tensors()),
         "files": {name: sha256(data) for name, data in files.items()},
     }
-    if not store.create(f"{prefix}/monosem.json", pack_json(manifest)):
-        there = unpack_json(store.get(f"{prefix}/monosem.json"), f"{prefix}/monosem.json")
-        if there.get("digest") != manifest["digest"]:
-            raise IntegrityError(f"{store.url}: {prefix} holds another finished dictionary; nothing was overwritten")
-        return there
-    return manifest
+    there = _finished(store, prefix, manifest["digest"])
+    if there is None:
+        for name, data in files.items():
+            store.put(f"{prefix}/{name}", data)
+        if not store.create(f"{prefix}/monosem.json", pack_json(manifest)):
+            there = _finished(store, prefix, manifest["digest"])
+    return there or manifest
+
+
+def _finished(store: Store, prefix: str, digest: str) -> dict | None:
+    """The manifest that is there already; IntegrityError if it is another dictionary's."""
+    path = f"{prefix}/monosem.json"
+    if not store.exists(path):
+        return None
+    there = unpack_json(store.get(path), path)
+    if there.get("digest") != digest:
+        raise IntegrityError(f"{store.url}: {prefix} holds another finished dictionary; nothing was overwritten")
+    return there
 
 
 def load(uri: str, device: str = "cpu") -> Sae:

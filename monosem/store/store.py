@@ -11,12 +11,17 @@ Four guarantees everything above leans on:
 import os
 import re
 import shutil
+import time
 import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Protocol
+from typing import BinaryIO, Protocol
 
 from monosem.errors import InputError, StoreError
 
+CONFLICT_S = (0.1, 0.3, 1.0, 3.0)
+"""Waits before a create is tried again whose answer was 409: two at once, and neither of them won."""
 NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._=-]{0,127}")
 """One component of a path in the store."""
 
@@ -59,13 +64,27 @@ class LocalStore:
         self.url = str(self.root)
 
     def get(self, path: str) -> bytes:
-        return self._at(path).read_bytes()
+        with self._reading(path) as file:
+            return file.read()
 
     def get_range(self, path: str, start: int, size: int) -> bytes:
         """Bytes [start, start + size); fewer where the object ends before that."""
-        with open(self._at(path), "rb", buffering=0) as file:
+        with self._reading(path) as file:
             file.seek(start)
             return file.read(size)
+
+    @contextmanager
+    def _reading(self, path: str) -> Iterator[BinaryIO]:
+        """FileNotFoundError where no file is, a file for a directory included; StoreError for what goes wrong else."""
+        try:
+            with open(self._at(path), "rb", buffering=0) as file:
+                yield file
+        except NotADirectoryError as error:
+            raise FileNotFoundError(*error.args) from error
+        except FileNotFoundError:
+            raise
+        except OSError as error:
+            raise StoreError(f"store {self.url}: cannot read {path}: {error.strerror}") from error
 
     def put(self, path: str, data: bytes | memoryview) -> None:
         target, temporary = self._staged(path, data)
@@ -78,6 +97,8 @@ class LocalStore:
             os.link(temporary, target)
         except FileExistsError:
             return False
+        except OSError as error:
+            raise StoreError(f"store {self.url}: cannot create {path}: {error.strerror}") from error
         finally:
             temporary.unlink()
         _sync_directory(target.parent)
@@ -110,14 +131,16 @@ class LocalStore:
 
     def _staged(self, path: str, data: bytes) -> tuple[Path, Path]:
         target = self._at(path)
+        temporary = target.parent / f".{target.name}.{uuid.uuid4().hex}"
         try:
             target.parent.mkdir(parents=True, exist_ok=True)
-            temporary = target.parent / f".{target.name}.{uuid.uuid4().hex}"
             with open(temporary, "wb") as file:
                 file.write(data)
                 file.flush()
                 os.fsync(file.fileno())
         except OSError as error:
+            with suppress(OSError):
+                temporary.unlink()  # a full disk would only become fuller
             raise StoreError(f"store {self.url}: cannot write {path}: {error.strerror}") from error
         return target, temporary
 
@@ -175,15 +198,21 @@ class FsspecStore:
             return False
         at = self._at(path)
         mode = {} if self.protocol == "memory" else {"mode": "create"}
-        try:
-            self.fs.pipe_file(at, data, **mode)
-        except FileExistsError:
-            return self.get(path) == data
-        except Exception as error:
-            if _http_status(error) == 412:  # some servers' "precondition failed" arrives as a bare OSError
+        for wait_s in (*CONFLICT_S, None):
+            try:
+                self.fs.pipe_file(at, data, **mode)
+            except FileExistsError:
                 return self.get(path) == data
-            raise self._error("create", path, error) from error
-        return True
+            except Exception as error:
+                status = _http_status(error)
+                if status == 412:  # some servers' "precondition failed" arrives as a bare OSError
+                    return self.get(path) == data
+                if status != 409 or wait_s is None:
+                    raise self._error("create", path, error) from error
+                time.sleep(wait_s)
+            else:
+                return True
+        raise AssertionError("the last round returns or raises")
 
     def exists(self, path: str) -> bool:
         at = self._at(path)

@@ -369,3 +369,12 @@ def test_tasks_are_light():
 def test_a_plan_is_data():
     plan = plan_shuffle(10**7, 2056, 2**30, 2, 24576)
     assert isinstance(plan, ShufflePlan) and plan.passes == 2 and plan.as_json()["rows"] == 10**7
+
+
+def test_a_deletion_of_another_plan_that_was_cut_short(source, tmp_path):
+    """Its plan has gone, and records of its passes are still there."""
+    out = tmp_path / "out"
+    with pytest.raises(Killed):
+        shuffled(source, out, FEW, run=killed_at(9, FinishTask, 0, "before a file"))
+    (out / "scratch/plan.json").unlink()
+    assert shuffled(source, out, SOME).manifest == shuffled(source, tmp_path / "plain").manifest

@@ -11,6 +11,9 @@ from pathlib import Path
 
 import pytest
 
+from monosem.config.job import SweepJob
+from monosem.config.load import load_job, to_plain
+from monosem.fleet.jobs import _absolute
 from monosem.stages.listing import all_rows
 from monosem.store.store import open_store
 from tests.conftest import digests, run_cli
@@ -97,3 +100,16 @@ def test_without_the_token_nothing_is_let_in(head, tiny_job):
     command = [sys.executable, "-m", "monosem", "submit", str(tiny_job), "--address", url]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
     assert done.returncode == 2 and len(done.stderr.strip().splitlines()) == 1, done.stderr
+
+
+def test_paths_of_a_submitted_job_are_those_of_where_it_was_submitted(tiny_job, monkeypatch, tmp_path):
+    """The job runs in a directory of Ray's own, which goes away."""
+    monkeypatch.chdir(tmp_path)
+    overrides = ["store=s", "corpus.source=hf:org/ds", "host.model=hf:org/m", "stream.tee=rows", "stream.from=s3://b/x",
+                 "features.compare=[s/sweeps/a/runs/1x,s3://b/y]"]  # fmt: skip
+    found = _absolute(to_plain(load_job(SweepJob, str(tiny_job), overrides)))
+    assert found["store"] == f"{tmp_path}/s" and found["stream"]["tee"] == f"{tmp_path}/rows"
+    assert (found["corpus"]["source"], found["host"]["model"]) == ("hf:org/ds", "hf:org/m")
+    assert found["stream"]["from"] == "s3://b/x"
+    assert found["features"]["compare"] == [f"{tmp_path}/s/sweeps/a/runs/1x", "s3://b/y"]
+    assert _absolute(to_plain(load_job(SweepJob, str(tiny_job), [])))["stream"]["tee"] is None

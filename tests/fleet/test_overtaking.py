@@ -5,7 +5,9 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import ray
 
+from monosem.errors import MonosemError
 from monosem.fleet import workers
 from monosem.fleet.workers import CALLS_PER_WORKER, BufferShard
 from monosem.host.stored import load_host
@@ -106,3 +108,41 @@ def test_what_was_given_up_for_one_call_is_made_for_the_next(shard, harvester):
     late, again = asyncio.run(meeting())
     assert late is None
     assert np.array_equal(rows_of(again), LocalSource(harvester).segment(9, "mlp.post"))
+
+
+def test_a_call_of_a_reader_that_has_left_holds_nobody_back(shard):
+    """Its process lived on for a moment after the shard was told, and asked for one segment more."""
+
+    async def meeting() -> None:
+        shard.gate.set()
+        for reader in ("a", "b"):
+            await shard.join(reader, 0)
+        await shard.leave("b")
+        for late in (shard.pull("b", 1, [0]), shard.join("b", 1)):
+            with pytest.raises(MonosemError, match="b has left"):
+                await late
+        for segment in range(9):
+            await asyncio.wait_for(shard.pull("a", segment, [0]), 20)
+
+    asyncio.run(meeting())
+
+
+def test_a_worker_that_could_not_be_reached_for_a_moment_is_asked_again(monkeypatch):
+    monkeypatch.setattr(workers, "UNREACHED_S", 0.0)
+    asked = []
+
+    def remote(item):
+        async def call():
+            asked.append(item)
+            if len(asked) <= 2 * CALLS_PER_WORKER:
+                raise ray.exceptions.ActorUnavailableError("a cable was out", None)
+            return "rows", "digest"
+
+        return call()
+
+    async def harvest() -> tuple:
+        shard = SimpleNamespace(workers={}, edition=0, slots=asyncio.Queue())
+        await Shard.set_workers(shard, {1: SimpleNamespace(harvest=SimpleNamespace(remote=remote))}, 1)
+        return await asyncio.wait_for(Shard._harvest(shard, 7), 5)
+
+    assert asyncio.run(harvest()) == ("rows", "digest")

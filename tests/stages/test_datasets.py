@@ -196,3 +196,10 @@ def test_a_host_that_makes_nothing_finite_ends_the_run_with_the_reason(tiny_job,
     )
     assert run_cli("sweep", tiny_job, "--inline") == 1
     assert "are masked: the host gave NaN or infinity" in capfd.readouterr().out
+
+
+def test_harvests_of_two_hook_points_go_to_one_place(tiny_job, tmp_path):
+    for store, point in (("s", "mlp.post"), ("s", "resid_mid"), ("t", "mlp.post")):
+        more = (f"host.hook_point={point}", f"stream.tee={tmp_path / 'tee'}", f"store={tmp_path / store}", f"name={point}")
+        assert run_cli("harvest", tiny_job, *more, "--inline") == 0
+    assert {"mlp.post", "resid_mid"} <= {p.name for p in (tmp_path / "tee").iterdir()}

@@ -180,3 +180,22 @@ def test_slots_and_bf16_train_too(tiny_job, tmp_path, undisturbed):
     for number, override in enumerate(("learner.slots=8", "train.precision=bf16")):
         assert run_cli("sweep", tiny_job, override, f"store={tmp_path / str(number)}", "--inline") == 0
         assert not set(digests(tmp_path / str(number)).values()) & set(undisturbed.values())
+
+
+def test_a_stop_during_the_last_evaluations_is_heeded(tiny_job, tmp_path, monkeypatch, capfd):
+    """The first of two runs is finished; the second is trained, and evaluated by the next call."""
+    finish = Run.finish
+
+    def stopped(self, *arguments):
+        os.kill(os.getpid(), signal.SIGTERM)
+        return finish(self, *arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Run, "finish", stopped)
+        assert run_cli("sweep", tiny_job, "--inline") == 3
+    states = {row["run"]: row["state"] for row in all_rows(open_store(str(tmp_path / "store")))}
+    assert states == {"1x": "finished", "4x": "unfinished"}
+    assert run_cli("sweep", tiny_job, "--inline") == 0
+    capfd.readouterr()
+    (tmp_path / "store/sweeps/half").mkdir()  # what a kill leaves before a sweep's first file
+    assert run_cli("runs", tmp_path / "store") == 0 and "half" not in capfd.readouterr().out

@@ -76,3 +76,19 @@ def test_a_checkpoint_of_an_earlier_version_is_read(log):
     share = log.put(tensors(4))
     log.store.create("run/checkpoints/log/000000000004.json", pack_json({"step": 4, "object": share["object"], "bytes": 1, "meta": {}}))
     assert torch.equal(log.last().tensors["w"], tensors(4)["w"])
+
+
+def test_a_damaged_checkpoint_gives_way_to_the_one_before_it(log, tmp_path, capsys):
+    """If nobody else reads it: ranks have to go on from the same one."""
+    log.commit(5, tensors(5), {})
+    log.commit(10, tensors(10), {})
+    newest = log.put(tensors(10))["object"]
+    file = tmp_path / f"run/checkpoints/objects/{newest}.safetensors"
+    good = file.read_bytes()
+    for harm in (lambda: file.write_bytes(good[:-3] + b"\x01" + good[-2:]), file.unlink):
+        harm()
+        assert log.last().step == 5 and "going on from the checkpoint before it" in capsys.readouterr().err
+        with pytest.raises((IntegrityError, FileNotFoundError)):
+            log.last((0, 1), alone=False)
+    log.commit(10, tensors(10), {})
+    assert log.last().step == 10

@@ -46,9 +46,11 @@ def test_files_are_in_saelens_layout(written):
 
 
 def test_a_finished_dictionary_is_never_overwritten(written, tmp_path):
+    sae, path = written
     other = init_sae(SaeConfig(d_in=6, d_sae=20, seed=1))
     with pytest.raises(IntegrityError, match="nothing was overwritten"):
         write_dictionary(open_store(str(tmp_path)), "run", other, torch.zeros(20), {}, {"format": 1})
+    assert torch.equal(monosem.load(str(path)).W_enc, sae.W_enc)
 
 
 def damage_weights(path):

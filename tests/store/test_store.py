@@ -1,7 +1,10 @@
 """One contract over a local directory, memory and S3 (moto's server)."""
 
+import resource
+import signal
 import threading
 import uuid
+from types import SimpleNamespace
 
 import boto3
 import pytest
@@ -96,3 +99,52 @@ def test_an_unwritable_directory_is_a_store_error(tmp_path):
 def test_unknown_protocol():
     with pytest.raises(InputError, match="nope"):
         open_store("nope://x")
+
+
+def test_a_file_where_a_directory_is_meant_holds_nothing(tmp_path):
+    (tmp_path / "file").write_text("")
+    store = open_store(str(tmp_path / "file"))
+    with pytest.raises(FileNotFoundError):
+        store.get("monosem.json")
+    with pytest.raises(FileNotFoundError):
+        store.get_range("monosem.json", 0, 1)
+    with pytest.raises(StoreError, match="cannot read"):
+        open_store(str(tmp_path)).get("")
+
+
+def test_a_write_that_fails_leaves_nothing(tmp_path):
+    store = open_store(str(tmp_path))
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, before[1]))
+    try:
+        for write in (store.put, store.create):
+            with pytest.raises(StoreError, match="cannot write"):
+                write("a/x", b"y" * 5000)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        signal.signal(signal.SIGXFSZ, handler)
+    assert list((tmp_path / "a").iterdir()) == []
+
+
+@pytest.mark.parametrize("conflicts, left", [(2, None), (9, StoreError)])
+def test_two_creates_at_once_of_which_none_won_are_tried_again(monkeypatch, conflicts, left):
+    """S3 answers 409 then; the client's error has its code as botocore's do."""
+
+    class Conflict(OSError):
+        response = {"ResponseMetadata": {"HTTPStatusCode": 409}}  # noqa: RUF012
+
+    monkeypatch.setattr("monosem.store.store.CONFLICT_S", (0.0, 0.0, 0.0))
+    store, asked = open_store("memory://conflicts"), []
+
+    def pipe_file(at, data, **_):
+        asked.append(at)
+        if len(asked) <= conflicts:
+            raise Conflict
+
+    monkeypatch.setattr(store, "fs", SimpleNamespace(pipe_file=pipe_file, exists=lambda at: False))
+    if left is None:
+        assert store.create("x", b"1") and len(asked) == 3
+    else:
+        with pytest.raises(left, match="cannot create"):
+            store.create("x", b"1")
