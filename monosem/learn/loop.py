@@ -113,6 +113,8 @@ class PackLoop:
         """
         try:
             action(*args)
+        except Interrupted:  # by a second signal: the run did nothing wrong
+            raise
         except Diverged as error:
             run.fail(error)
         except Exception as error:

@@ -14,6 +14,7 @@ from monosem.host.transformer import HOOK_POINTS, OneLayerTransformer, Transform
 from monosem.store.checkpoints import CheckpointLog
 from monosem.store.store import open_store
 from monosem.store.tensors import tensors_digest
+from tests.conftest import run_cli
 
 SIZES = TransformerConfig(vocab_size=50, context_length=12, d_model=16, d_mlp=24, n_heads=2)
 
@@ -129,3 +130,20 @@ def test_names_of_hook_points(model):
     for wrong in ("blocks.1.mlp.post", "mlp.pots", "blocks.0.hook_mlp_post"):
         with pytest.raises(ValueError, match="must be one of"):
             model.resolve(wrong)
+
+
+def test_a_host_of_other_settings_under_the_same_name_is_refused(text_file, tmp_path, capfd):
+    job = tmp_path / "host.yaml"
+    job.write_text(f"""
+name: h
+store: {tmp_path / "store"}
+seeds: [1]
+corpus: {{source: {text_file}, context_length: 32, heldout_fraction: 0.1}}
+model: {{vocab_size: 300, d_model: 8, d_mlp: 16, n_heads: 2}}
+pretrain: {{steps: 4, batch_contexts: 2, eval_contexts: 4}}
+""")
+    assert run_cli("pretrain", job) == 0 and run_cli("pretrain", job, "pretrain.threads=1") == 0
+    for override, says in (("seeds=[3]", "another seed"), ("pretrain.lr=0.1", "another pretrain"), ("model.d_mlp=24", "another model")):
+        capfd.readouterr()
+        assert run_cli("pretrain", job, override) == 2
+        assert says in capfd.readouterr().err

@@ -199,3 +199,16 @@ def test_a_stop_during_the_last_evaluations_is_heeded(tiny_job, tmp_path, monkey
     capfd.readouterr()
     (tmp_path / "store/sweeps/half").mkdir()  # what a kill leaves before a sweep's first file
     assert run_cli("runs", tmp_path / "store") == 0 and "half" not in capfd.readouterr().out
+
+
+def test_a_second_signal_is_no_fault_of_the_run(tiny_job, tmp_path, monkeypatch):
+    def stopped(self, *arguments):
+        for _ in range(2):
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(0.1)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Run, "finish", stopped)
+        assert run_cli("sweep", tiny_job, "--inline") == 3
+    states = {row["run"]: row["state"] for row in all_rows(open_store(str(tmp_path / "store")))}
+    assert states == {"1x": "unfinished", "4x": "unfinished"}
