@@ -17,5 +17,8 @@ class FeatureWorker:
         keep_freed_memory()
         self.state = State(plan)
 
+    def here(self) -> None:
+        """Answers once there is room for this process and it has begun."""
+
     def run(self, phase: str, number: int) -> None:
         run_task(self.state, phase, number)

@@ -34,13 +34,14 @@ class FeatureTasks:
         self.address, self.workers, self.threads = address, job.stream.workers, job.learner.threads
         self.stack = ExitStack()
         self.idle: list = []
-        self.start: Callable[[], object] | None = None
+        self.coming: dict = {}  # call -> process that has not answered yet: there may be no room for all of them
+        self.start: Callable[[], None] | None = None
 
     def __enter__(self) -> "FeatureTasks":
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.idle, self.start = [], None
+        self.idle, self.coming, self.start = [], {}, None
         self.stack.close()
 
     def __call__(self, state, phase: list[Task], done: Callable[[int], None]) -> None:
@@ -53,18 +54,17 @@ class FeatureTasks:
                 while waiting and self.idle:
                     task, worker = waiting.pop(), self.idle.pop()
                     running[worker.run.remote(*task)] = task, worker
-                for call in self._ready(list(running)):
-                    task, worker = running.pop(call)
+                for call in self._ready([*running, *self.coming]):
+                    task, worker = running.pop(call, None) or (None, self.coming.pop(call))
                     if reason := self._died(call):
-                        deaths[task] += 1
-                        if deaths[task] >= DEATHS:
-                            raise MonosemError(f"feature pass: {task[0]} {task[1]}: {reason}, {DEATHS} times")
-                        waiting.append(task)
-                        worker = self.start()
-                    else:
+                        self._count(deaths, task, reason)
+                        waiting += [task] if task else []
+                        self.start()
+                        continue
+                    self.idle.append(worker)
+                    if task:
                         ended += 1
                         done(ended)
-                    self.idle.append(worker)
                 if should_stop():
                     raise Interrupted("stopped; the same command goes on with the tasks that are not done")
 
@@ -79,10 +79,22 @@ class FeatureTasks:
         from monosem.stages.features import features_need
 
         need, plan = features_need(state), ray.put(state.plan)
-        check_room(need)
+        check_room(need, self.threads)
         actor = FeatureWorker.options(num_cpus=self.threads, memory=need.bytes, scheduling_strategy="SPREAD")
-        self.start = lambda: actor.remote(plan)
-        self.idle = [self.start() for _ in range(self.workers)]
+
+        def start() -> None:
+            worker = actor.remote(plan)
+            self.coming[worker.here.remote()] = worker
+
+        self.start = start
+        for _ in range(self.workers):
+            start()
+
+    def _count(self, deaths: Counter, task: Task | None, reason: str) -> None:
+        deaths[task] += 1
+        if deaths[task] >= DEATHS * (1 if task else self.workers):
+            what = f"{task[0]} {task[1]}" if task else "a process does not start"
+            raise MonosemError(f"feature pass: {what}: {reason}, {deaths[task]} times")
 
     def _ready(self, calls: list) -> list:
         import ray
@@ -102,10 +114,13 @@ class FeatureTasks:
         return None
 
 
-def check_room(need: Need) -> None:
-    """InputError if no node has memory for a process of the pass; one that waits for its turn is no error."""
+def check_room(need: Need, threads: int) -> None:
+    """InputError if no node has CPUs or memory for a process of the pass; one that waits for its turn is no error."""
     import ray
 
+    cores = max((node["Resources"].get("CPU", 0) for node in ray.nodes() if node["Alive"]), default=0)
+    if threads > cores:
+        raise InputError(f"learner.threads={threads}: the largest node gives {cores:g} CPUs to Ray")
     most = max((node["Resources"].get("memory", 0) for node in ray.nodes() if node["Alive"]), default=0)
     if need.bytes > most:
         raise InputError(

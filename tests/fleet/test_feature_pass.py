@@ -36,13 +36,16 @@ def test_two_nodes_leave_the_tables_of_one_process_though_a_process_dies(trained
     alone, there = copy_of(trained, tmp_path / "alone"), copy_of(trained, tmp_path / "there")
     assert run_cli("features", f"{alone}/tiny", *FINE) == 0
     with two_nodes() as nodes:
-        process = sweeps.start(nodes, "features", f"{there}/tiny", *FINE, "stream.workers=2")
+        # Nine, of which four find room: the others wait, and nothing waits for them.
+        process = sweeps.start(nodes, "features", f"{there}/tiny", *FINE, "stream.workers=9")
         wait_until(lambda: list(there.rglob("rows/*.safetensors")), seconds=120)
         kill_one(nodes.processes[1].pid, "ray::FeatureWorker.run")
         out = sweeps.finish(process)
         assert "features: " in out and "Traceback" not in out
         too_much = sweeps.start(nodes, "features", f"{trained}/tiny", "features.slice_tokens=4_000_000_000")
         said = too_much.communicate(timeout=120)[0].strip().splitlines()
+        too_wide = sweeps.start(nodes, "features", f"{there}/tiny", *FINE, "features.top=6", "learner.threads=3")
+        assert "learner.threads=3: the largest node gives 2 CPUs" in too_wide.communicate(timeout=120)[0]
     wanted = tables(alone)
     assert len(wanted) > 10 and tables(there) == wanted
     assert too_much.returncode == 2 and "features.slice_tokens" in said[-1] and "the largest node gives" in said[-1]
