@@ -1,6 +1,7 @@
 """The actors that read the stream: learners, which train a pack of runs, and keepers, which write datasets."""
 
 import threading
+from dataclasses import replace
 
 import ray
 import torch
@@ -14,10 +15,11 @@ from monosem.memory import keep_freed_memory
 from monosem.stages.executor import Keeping, Status, dataset_readers, loop_status, wandb_directory
 from monosem.stages.keep import open_writer, pump
 from monosem.stages.learning import make_loop
+from monosem.stages.prepare import unfinished
 from monosem.stages.spec import RunSpec, SweepSpec
 from monosem.store import layout
 from monosem.store.checkpoints import CheckpointLog
-from monosem.store.store import open_store
+from monosem.store.store import Store, open_store
 from monosem.stream.reader import RowReader, Rows
 
 
@@ -50,6 +52,7 @@ class LearnerActor(_Reader):
     def __init__(self, spec: SweepSpec, pack: list[RunSpec], name: str, shards: dict[int, object], seat: Seat):
         super().__init__(spec, name, shards, pack[0].reads)
         self.pack, self.mesh, self.server = pack, Mesh(seat), None
+        self.finished: dict[str, int] = {}
 
     def open_place(self) -> str:
         """Where the ranks meet; asked of the leading one."""
@@ -59,46 +62,52 @@ class LearnerActor(_Reader):
     def work(self, place: str | None) -> Status:
         """Train the pack. A stop on request returns early, after a checkpoint."""
         keep_freed_memory()
-        spec, store = self.spec, open_store(self.spec.job.store)
+        store = open_store(self.spec.job.store)
         if place is not None:
             meeting.own_address()
             device = "cuda" if torch.cuda.is_available() else "cpu"
             self.mesh.open(self.server or meeting.find_place(place, self.mesh.seat.world), device)
         try:
-            loop = make_loop(
-                spec,
-                self.pack,
-                store,
-                self._readers(store),
-                wandb_directory(store, spec.job.name),
-                self.stop_asked.is_set,
-                self._note,
-                self.mesh,
-            )
-            try:
-                loop.run()
-            except Interrupted:  # the supervisor asked, and knows
-                self._note(loop)
+            self._leave_out_finished(store)
+            if self.pack:
+                self._train(store)
         finally:
             self.source.leave()
         self.mesh.close()
         return self.latest
 
-    def _readers(self, store) -> dict[str, Rows]:
+    def _leave_out_finished(self, store: Store) -> None:
+        """Not again what a predecessor of this process has finished; all ranks leave out what the leading one does."""
+        todo = unfinished(store, self.spec.job.name, self.pack)
+        done = [run for run in self.pack if self.mesh.leaders(run not in todo)]
+        self.finished = {run.name: self.spec.job.train.steps for run in done}
+        self.pack, self.latest = [run for run in self.pack if run not in done], Status(steps=self.finished)
+
+    def _train(self, store: Store) -> None:
+        spec = self.spec
+        readers, directory = self._readers(store), wandb_directory(store, spec.job.name)
+        loop = make_loop(spec, self.pack, store, readers, directory, self.stop_asked.is_set, self._note, self.mesh)
+        try:
+            loop.run()
+        except Interrupted:  # the supervisor asked, and knows
+            self._note(loop)
+
+    def _readers(self, store: Store) -> dict[str, Rows]:
         stored = dataset_readers(self.spec)
         if stored:
             return {name: stored[name] for name in self.reads}
         self.source.join(self._first_row(store) // self.spec.order.segment_rows)
         return {name: RowReader(self.source, self.spec.order, name) for name in self.reads}
 
-    def _first_row(self, store) -> int:
+    def _first_row(self, store: Store) -> int:
         """Where the run that is furthest behind goes on."""
         name, batch = self.spec.job.name, self.spec.job.train.batch_size
         logs = (CheckpointLog(store, f"{layout.run(name, run.name)}/checkpoints") for run in self.pack)
         return min(max(log.steps(), default=0) for log in logs) * batch
 
     def _note(self, loop: PackLoop) -> None:
-        self.latest = loop_status(loop)
+        status = loop_status(loop)
+        self.latest = replace(status, steps=self.finished | status.steps)
 
 
 @ray.remote(max_restarts=0, max_task_retries=0, max_concurrency=3)

@@ -21,6 +21,7 @@ from monosem.fleet.workers import BufferShard, ModelWorker
 from monosem.plan.placement import CPUS
 from monosem.stages import canary
 from monosem.stages.executor import Keeping, Report, Status, canary_place
+from monosem.stages.prepare import unfinished
 from monosem.stages.spec import RunSpec, SweepSpec
 from monosem.store import layout
 from monosem.store.checkpoints import CheckpointLog
@@ -294,8 +295,11 @@ class Supervisor:
         self.watched = {call: who for call, who in self.watched.items() if who not in _worker_calls(number)}
 
     def _lowest_checkpoint(self, pack: list[RunSpec]) -> int:
-        logs = (CheckpointLog(self.store, f"{layout.run(self.spec.job.name, run.name)}/checkpoints") for run in pack)
-        return min(max(log.steps(), default=0) for log in logs)
+        """Of the run that is furthest behind; all steps, if all are finished."""
+        name = self.spec.job.name
+        todo = unfinished(self.store, name, pack)
+        logs = (CheckpointLog(self.store, f"{layout.run(name, run.name)}/checkpoints") for run in todo)
+        return min((max(log.steps(), default=0) for log in logs), default=self.spec.job.train.steps)
 
     def _take_up_wishes(self) -> None:
         """Workers added or taken away by `monosem scale`; answered once they are there."""

@@ -208,3 +208,8 @@ def run_states(store: Store, spec: SweepSpec) -> dict[str, str]:
         path = f"{layout.run(spec.job.name, run.name)}/{layout.FINISHED}"
         done[run.name] = "finished" if store.exists(path) else "open"
     return done
+
+
+def unfinished(store: Store, sweep: str, runs: Sequence[RunSpec]) -> list[RunSpec]:
+    """Those of some runs that have still to be trained or evaluated."""
+    return [run for run in runs if not store.exists(f"{layout.run(sweep, run.name)}/{layout.FINISHED}")]
