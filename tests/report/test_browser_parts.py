@@ -189,3 +189,9 @@ def test_a_report_is_written_anew_over_a_report(made, site, tmp_path):
     ours = {p.relative_to(out): p.read_bytes() for p in out.rglob("*") if p.is_file()}
     theirs = {p.relative_to(site): p.read_bytes() for p in site.rglob("*") if p.is_file()}
     assert ours == theirs  # the same input gives the same bytes, the map included
+
+
+def test_documents_without_a_domain_make_no_chip():
+    index = TermIndex()
+    index.add(0, 1, {("", 0): [1.0, 0.5], ("web", 0): [1.0, 0.5]})
+    assert index.counts(["", " ", "web"], [0]) == [["web", 1]]

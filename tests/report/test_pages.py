@@ -531,3 +531,27 @@ def test_what_draws_nothing_is_spelled_out(visit, site):
         f"a{left}U+3164{right}b", f"a{left}U+FE00{right}b", f"{left}U+E0101{right}", f"{left}U+2800{right}",
         f"{left}U+200C{right}", f"{left}U+FE0F{right}", "\u0645\u06cc\u200c\u062e", "\u2764\ufe0f", "x" * 79 + "\u2026",
     ]  # fmt: skip
+
+
+def test_a_letter_whose_bytes_are_tokens_is_found(visit, site):
+    v = visit().open(site, "run.html#made/4x")
+    letter = v.page.evaluate("""async () => {
+      const { rows, texts } = await M.load("made/4x/rows-0");
+      for (const [, , , , , best] of rows) {
+        const parts = best === null ? [] : best[0].map((t) => texts[t]);
+        const found = [...M.joined(parts).join("")].find((c) => c > "\\u00ff" && !parts.join("").includes(c));
+        if (found) return found;
+      }
+    }""")
+    assert letter
+    v.open(site, f"run.html#made/4x/density/{letter}/text/best")
+    assert int(v.page.inner_text(".said").split()[0].replace(",", "")) >= 1
+
+
+@pytest.mark.parametrize("name", ["features-0", "rows-0"])
+def test_data_that_could_not_be_loaded_is_asked_for_again(visit, site, name):
+    v, asked = visit(), []
+    v.page.route(f"**/data/made/4x/{name}.js", lambda route: (asked.append(name), route.abort() if len(asked) == 1 else route.continue_())[1])
+    v.open(site, "index.html")
+    again = "async (name) => { try { return (await M.load(name)) !== null } catch { return false } }"
+    assert not v.page.evaluate(again, f"made/4x/{name}") and v.page.evaluate(again, f"made/4x/{name}") and len(asked) == 2
