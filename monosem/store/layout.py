@@ -1,14 +1,14 @@
 """Names inside a store.
 
 corpora/<key>/                          token indexes
-hosts/<name>/                           host models made by `monosem pretrain`
+hosts/<name>/                           host models made by `monosem pretrain`; made_from.json: of which settings
 sweeps/<sweep>/sweep.json               what the sweep is: config, fingerprint, lineage
 sweeps/<sweep>/summary.html             the result page
 sweeps/<sweep>/browser/index.html       the feature browser
 sweeps/<sweep>/fit.html                 laws and fronts, by `monosem fit`
 sweeps/<sweep>/canary.json              digest of the work item that every worker makes first
 sweeps/<sweep>/control.json             how many workers a running sweep on Ray has; wanted.json: should have
-activations/<name>/<hook point>/        activation datasets made by `monosem harvest`
+activations/<name>/<hook point>/        activation datasets made by `monosem harvest`, canary-*.json beside them
 sweeps/<sweep>/runs/<run>/
     cfg.json  sae_weights.safetensors  sparsity.safetensors      the dictionary (SAELens layout)
     metrics.jsonl                       the training curve
