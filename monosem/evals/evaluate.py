@@ -13,9 +13,11 @@ from monosem.evals.recovered import RecoveredMeter
 from monosem.evals.sparsity import DENSE, density_histogram, measure_sparsity
 from monosem.host.model import HostModel
 from monosem.memory import return_freed_memory
+from monosem.rows.permute import EVALUATION, drawn
 from monosem.sae.model import Sae
 from monosem.text.domains import counted_domains
 from monosem.text.index import context_tokens
+from monosem.text.selection import NONE_SKIPPED, Skipped
 from monosem.text.tokens import TokenIndex
 
 LOGITS_AT_ONCE = 1 << 26
@@ -41,22 +43,27 @@ class Evaluation:
 class Evaluator:
     """Holds the held-out text and rows of one host and hook point; measures any number of dictionaries.
 
-    target   the hook point that transcoders reconstruct; None for autoencoders
+    Contexts are a random sample of the held-out side, the same for every dictionary, whatever its seed: a corpus is
+    often sorted.
+
+    target    the hook point that transcoders reconstruct; None for autoencoders
+    skipped   positions that dictionaries are not made for: they give no rows, and nothing is spliced in there
     """
 
     def __init__(
-        self, model: HostModel, heldout: TokenIndex, hook_point: str, config: EvalConfig, target: str | None = None
-    ):
+        self, model: HostModel, heldout: TokenIndex, hook_point: str, config: EvalConfig, target: str | None = None,
+        skipped: Skipped = NONE_SKIPPED,
+    ):  # fmt: skip
         self.device = "cuda" if torch.cuda.is_available() else "cpu"
         self.model, self.hook_point, self.config = model.to(self.device), hook_point, config
         self.heldout = heldout
-        self.target = target
-        self.meter = RecoveredMeter(model, self._batches(config.contexts), hook_point, target)
+        self.target, self.skipped = target, skipped
+        self.meter = RecoveredMeter(model, self._batches(config.contexts), hook_point, target, skipped)
 
     def measure(self, sae: Sae) -> Evaluation:
         """Figures of a dictionary; `monosem evaluate` prints them, and each run's record holds them as `metrics`."""
         sae = sae.to(self.device)
-        sparsity = measure_sparsity(sae, self._rows(), self.domains[0])
+        sparsity = measure_sparsity(sae, self._rows(), self.places[0])
         return_freed_memory()  # the meter's blocks are of other sizes
         recovered = self.meter.measure(sae)
         metrics = {
@@ -102,28 +109,41 @@ class Evaluator:
         }
 
     @cached_property
-    def domains(self) -> tuple[list[str], Tensor]:
-        """Names, and the domain of every row that `_rows` looks at: a place among them, int64."""
-        n = min(self._contexts_of_rows(), len(self.heldout.tokens_NT))
-        names, domain_NT = counted_domains(self.heldout, np.arange(n))
-        return names, torch.from_numpy(domain_NT.reshape(-1)[: self.config.rows].astype(np.int64))
+    def places(self) -> tuple[list[str], Tensor, Tensor]:
+        """Of all positions of the contexts of `_rows`: the domains' names, each one's domain, a place among them,
+        int64, and whether it is looked at, bool: the first `rows` of those that are not skipped."""
+        ids = self._chosen(self._contexts_of_rows())
+        names, domain_NT = counted_domains(self.heldout, ids)
+        kept = self.skipped.kept(self.heldout.tokens_NT[ids]).reshape(-1)
+        kept &= np.cumsum(kept) <= self.config.rows
+        return names, torch.from_numpy(domain_NT.reshape(-1).astype(np.int64)), torch.from_numpy(kept)
 
     def _contexts_of_rows(self) -> int:
-        return -(-self.config.rows // self.heldout.tokens_NT.shape[1])
+        return -(-self.config.rows // max(1, self.heldout.tokens_NT.shape[1] - self.skipped.positions))
 
     def _rows(self):
-        """Held-out activations, what is to be reconstructed, and domains; all tokens of contexts, `rows` in all."""
+        """Held-out activations, what is to be reconstructed, and domains: `rows` in all, less those that the host gives
+        no numbers for."""
         points = [self.hook_point] if self.target is None else [self.hook_point, self.target]
-        domain, seen = self.domains[1], 0
+        _, domain, kept = self.places
+        seen = 0
         for batch in self._batches(self._contexts_of_rows()):
-            captured = self.model.capture(batch, points)
-            found = [captured[name].flatten(0, 1)[: len(domain) - seen].float() for name in points]
+            at = slice(seen, seen + batch.numel())
+            found = [x.flatten(0, 1)[kept[at].to(x.device)].float() for x in self._captured(batch, points)]
             finite = torch.stack([torch.isfinite(rows).all(dim=1) for rows in found]).all(dim=0)
-            yield found[0][finite], found[-1][finite], domain[seen : seen + len(finite)][finite.cpu()]
-            seen += len(finite)
+            seen = at.stop
+            if finite.any():
+                yield found[0][finite], found[-1][finite], domain[at][kept[at]][finite.cpu()]
+
+    def _captured(self, batch: Tensor, points: list[str]) -> list[Tensor]:
+        captured = self.model.capture(batch, points)
+        return [captured[name] for name in points]
+
+    def _chosen(self, n_contexts: int) -> np.ndarray:
+        """Which held-out contexts are looked at, ascending."""
+        return np.sort(drawn(n_contexts, len(self.heldout.tokens_NT), 0, EVALUATION))
 
     def _batches(self, n_contexts: int) -> list[Tensor]:
-        n = min(n_contexts, len(self.heldout.tokens_NT))
-        ids = np.arange(n)
+        ids = self._chosen(n_contexts)
         size = batch_contexts(self.heldout.tokens_NT.shape[1], self.model.vocab_size)
-        return [context_tokens(self.heldout, ids[i : i + size]).to(self.device) for i in range(0, n, size)]
+        return [context_tokens(self.heldout, ids[i : i + size]).to(self.device) for i in range(0, len(ids), size)]

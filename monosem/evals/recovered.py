@@ -17,6 +17,7 @@ from torch import Tensor
 from monosem.evals.sparsity import row_chunks
 from monosem.host.model import HostModel, next_token_loss
 from monosem.sae.model import Sae
+from monosem.text.selection import NONE_SKIPPED, Skipped
 
 Edit = Callable[[Tensor], Tensor]
 
@@ -50,11 +51,13 @@ def finite_contexts(model: HostModel, batches: Sequence[Tensor]) -> list[Tensor]
 
 
 @torch.no_grad()
-def edited_loss(model: HostModel, batches: Sequence[Tensor], hook_point: str, edit: Edit) -> float:
-    """Mean loss over token batches [B, T] with `edit` applied at the hook point. NaN without batches."""
+def edited_loss(
+    model: HostModel, batches: Sequence[Tensor], hook_point: str, edit_of: Callable[[Tensor], Edit]
+) -> float:
+    """Mean loss over token batches [B, T] under an edit at the hook point, made for each batch. NaN without batches."""
     total, contexts = 0.0, 0
     for tokens in batches:
-        total += float(next_token_loss(model(tokens, {hook_point: edit}), tokens)) * len(tokens)
+        total += float(next_token_loss(model(tokens, {hook_point: edit_of(tokens)}), tokens)) * len(tokens)
         contexts += len(tokens)
     return total / contexts if contexts else float("nan")
 
@@ -63,10 +66,14 @@ class RecoveredMeter:
     """Measures many dictionaries on the same text; clean and ablated figures are computed once.
 
     Contexts for which the host itself gives no numbers are left out; `contexts` is how many there are without them.
+    At skipped positions no edit changes anything.
     """
 
-    def __init__(self, model: HostModel, batches: Sequence[Tensor], hook_point: str, target: str | None = None):
-        self.model, self.hook_point, self.target = model, hook_point, target
+    def __init__(
+        self, model: HostModel, batches: Sequence[Tensor], hook_point: str, target: str | None = None,
+        skipped: Skipped = NONE_SKIPPED,
+    ):  # fmt: skip
+        self.model, self.hook_point, self.target, self.skipped = model, hook_point, target, skipped
         self.batches = finite_contexts(model, batches)
         self.contexts = sum(map(len, self.batches))
         self.spliced_point = target or hook_point
@@ -76,7 +83,14 @@ class RecoveredMeter:
         self.zero_ablated, self.kl_zero_ablated = self._edited(lambda tokens: torch.zeros_like)
 
     def _loss(self, edit: Edit) -> float:
-        return edited_loss(self.model, self.batches, self.spliced_point, edit)
+        return edited_loss(self.model, self.batches, self.spliced_point, lambda tokens: self._kept(tokens, edit))
+
+    def _kept(self, tokens: Tensor, edit: Edit) -> Edit:
+        """The edit at the positions that are not skipped."""
+        if not self.skipped:
+            return edit
+        kept = torch.from_numpy(self.skipped.kept(tokens.cpu().numpy())).to(tokens.device)[..., None]
+        return lambda x: torch.where(kept.to(x.device), edit(x), x)
 
     def measure(self, sae: Sae) -> Recovered:
         spliced, kl = self._edited(lambda tokens: self._splice(sae, tokens))
@@ -88,7 +102,7 @@ class RecoveredMeter:
         loss = kl = 0.0
         contexts = 0
         for tokens in self.batches:
-            logits = self.model(tokens, {self.spliced_point: edit_of(tokens)})
+            logits = self.model(tokens, {self.spliced_point: self._kept(tokens, edit_of(tokens))})
             loss += float(next_token_loss(logits, tokens)) * len(tokens)
             kl += float(divergence(self.model(tokens, {}), logits).mean()) * len(tokens)
             contexts += len(tokens)
@@ -103,10 +117,12 @@ class RecoveredMeter:
 
     @torch.no_grad()
     def _mean_row(self) -> Tensor:
-        """The mean of the rows where dictionaries are spliced in. float64 [W], sums in float64."""
+        """The mean of the rows in whose place dictionaries are spliced in. float64 [W], sums in float64."""
         total, rows = torch.zeros((), dtype=torch.float64), 0
         for tokens in self.batches:
             x = self.model.capture(tokens, [self.spliced_point])[self.spliced_point].flatten(0, 1)
+            if self.skipped:
+                x = x[torch.from_numpy(self.skipped.kept(tokens.cpu().numpy())).flatten().to(x.device)]
             total, rows = x.double().sum(dim=0) + total.to(x.device), rows + len(x)
         return total / rows
 

@@ -17,6 +17,7 @@ from monosem.config.job import FeaturesConfig, HostConfig
 from monosem.features import schema
 from monosem.features.examples import Choice
 from monosem.features.onward import MOVES_AT_ONCE
+from monosem.text.selection import NONE_SKIPPED, Skipped
 
 MIB = 2**20
 TILES = 128 * MIB
@@ -70,7 +71,8 @@ class Unit:
 
 @dataclass(frozen=True)
 class Plan:
-    """n_contexts: how many the pass reads, context_length: T; todo: subjects whose tables are made."""
+    """n_contexts: how many the pass reads, context_length: T; skipped: positions that give no rows; todo: subjects
+    whose tables are made."""
 
     store: str
     sweep: str
@@ -85,6 +87,7 @@ class Plan:
     fingerprint: str
     todo: tuple[int, ...]
     threads: int
+    skipped: Skipped = NONE_SKIPPED
 
     @property
     def tokens(self) -> int:

@@ -18,7 +18,9 @@ def depends(plan: Plan, subject: int) -> dict:
     s, c = plan.subjects[subject], vars(plan.config)
     outside = ("enabled", "compare", "neurons")
     moved = {} if s.hook_point == s.write_point else {"importance": "where it writes"}  # earlier passes: where it reads
-    return moved | {
+    skipped = {"skip_positions": plan.skipped.positions, "skip_tokens": sorted(plan.skipped.tokens)}
+    return moved | (skipped if plan.skipped else {}) | {
+        "contexts": "at random",  # earlier passes: ascending, so that the first slices were the corpus's first part
         "format": schema.FORMAT,
         "dictionary": s.digest,
         "hook_point": s.hook_point,

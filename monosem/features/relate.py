@@ -39,14 +39,16 @@ def stats_of(entries: Entries) -> np.ndarray:
     return np.stack([np.bincount(feature, weights, entries.features) for weights in (v, v * v)])
 
 
-def related(entries: Entries, others: Entries, n: int, d_FO: Tensor | None, other_GO: Tensor | None) -> Related:
-    """What features of a slice have to do with those of another dictionary, over n tokens.
+def related(
+    entries: Entries, others: Entries, places: int, n: int, d_FO: Tensor | None, other_GO: Tensor | None
+) -> Related:
+    """What features of a slice have to do with those of another dictionary, over places that n rows are at.
 
     d_FO, other_GO   decoder vectors if both write to the same place, else None
     """
     F = entries.features
     best, best_r = np.full((F, LISTED), -1, np.int32), np.zeros((F, LISTED))
-    rows = by_place(others, n)
+    rows = by_place(others, places)
     arrays = (entries.start, entries.place, entries.value, *rows, n, stats_of(entries), stats_of(others), best, best_r)
     shared_out(loops.correlate, F, *arrays, together=256)
     nearest, cosine = _cosines(best, d_FO, other_GO)

@@ -15,7 +15,7 @@
 A manifest has: `format`, `sweep`, `run`, `kind` ("dictionary" or "neurons"), `hook_point`, `write_point` (where the
 decoder writes: the hook point, or a transcoder's target), `d_in`, `d_sae`, `fingerprint` (of everything the tables
 depend on), `depends` (that itself: digests of dictionary, host and corpus, the features section of the job), `tokens`
-(how many the pass saw), `related_tokens` (how many of them, the first, correlations are over), `contexts`,
+(how many the pass saw), `related_tokens` (how many of them, at random, correlations are over), `contexts`,
 `context_length`, `side`, `domains` (in the order of `domain_counts`), `files` (name to SHA-256, in order of the
 features), `counts` (features, dead, ultralow, examples, entries), `logits` (whether direct logit effects exist at
 this hook point), `ablations` ("exact" or "none"). The sweep's own has `tokens`, `related_tokens`, `runs` and

@@ -12,9 +12,10 @@ from monosem.features.entries import Entries, joined, stacked
 from monosem.features.plan import NEURONS, Plan, Unit
 from monosem.features.vocab import token_texts
 from monosem.host.direct import DirectPath, continuation, direct_path
+from monosem.host.model import HostModel
 from monosem.host.stored import Host as StoredHost
 from monosem.host.stored import load_host
-from monosem.rows.permute import FEATURES, Feistel
+from monosem.rows.permute import FEATURES, drawn
 from monosem.sae.config import SaeConfig
 from monosem.sae.model import Sae
 from monosem.store.dictionary import load
@@ -25,7 +26,7 @@ from monosem.text.index import TokenIndex
 from monosem.text.index import load as load_corpus
 
 SCALE_CONTEXTS = 64
-"""Contexts of the pass over which the final norm's scale is averaged."""
+"""Contexts of the pass over which the final norm's scale is averaged, at most."""
 
 
 def neurons_sae(width: int) -> Sae:
@@ -34,11 +35,15 @@ def neurons_sae(width: int) -> Sae:
     return Sae(SaeConfig(d_in=width, d_sae=width), eye, torch.zeros(width), eye, torch.zeros(width))
 
 
-def chosen_contexts(seed: int, available: int, n: int) -> np.ndarray:
-    """Which n of the available contexts a pass reads, ascending: a function of seed and numbers alone. int64 [n]."""
-    if n >= available:
-        return np.arange(available)
-    return np.sort(Feistel(available, seed, FEATURES, 0)(np.arange(n)))
+def chosen_contexts(seed: int, available: int, n: int, per_slice: int) -> np.ndarray:
+    """Which n of the available contexts a pass reads: a function of seed and numbers alone. int64 [n].
+
+    Slices of `per_slice` are ascending in themselves, so that reading them is cheap, and at random in which contexts
+    they have: correlations are over the first slices, and a corpus is often sorted.
+    """
+    found = drawn(n, available, seed, FEATURES)
+    slices = [np.sort(found[lo : lo + per_slice]) for lo in range(0, len(found), per_slice)]
+    return np.concatenate([np.zeros(0, np.int64), *slices])
 
 
 class State:
@@ -67,11 +72,16 @@ class State:
     @cached_property
     def contexts(self) -> np.ndarray:
         """Contexts of the token index, by their number in the pass."""
-        return chosen_contexts(self.plan.config.seed, len(self.index.tokens_NT), self.plan.n_contexts)
+        plan, available = self.plan, len(self.index.tokens_NT)
+        return chosen_contexts(plan.config.seed, available, plan.n_contexts, plan.contexts_per_slice)
 
     def tokens(self, numbers: np.ndarray) -> Tensor:
         """Token ids of contexts of the pass, int64 [n, T]."""
         return torch.from_numpy(self.index.tokens_NT[self.contexts[numbers]].astype(np.int64))
+
+    def kept(self, numbers: np.ndarray) -> np.ndarray:
+        """Which positions of contexts of the pass may give rows. bool [n, T]."""
+        return self.plan.skipped.kept(self.index.tokens_NT[self.contexts[numbers]])
 
     def sae(self, subject: int) -> Sae:
         """A subject's dictionary, the encoder laid out so that a feature's is in one piece: tiles take it so."""
@@ -101,12 +111,18 @@ class State:
         if path is None:
             return None
         if (s.host, path.last) not in self._scales:
-            numbers, found = np.arange(min(SCALE_CONTEXTS, self.plan.n_contexts)), []
-            for ids in np.array_split(numbers, -(-len(numbers) // 8)):
-                residual = model.capture(self.tokens(ids), [path.last])[path.last].flatten(0, 1)
-                found.append(path.inverse_scale(residual))
-            self._scales[s.host, path.last] = float(torch.cat(found).mean())
+            self._scales[s.host, path.last] = self._inverse_scale(model, path)
         return path, self._scales[s.host, path.last]
+
+    def _inverse_scale(self, model: HostModel, path: DirectPath) -> float:
+        """Its mean over rows without NaN and infinity, of contexts from all over the pass."""
+        numbers = np.unique(np.linspace(0, self.plan.n_contexts - 1, SCALE_CONTEXTS).astype(np.int64))
+        found = []
+        for ids in np.array_split(numbers, -(-len(numbers) // 8)):
+            residual = model.capture(self.tokens(ids), [path.last])[path.last].flatten(0, 1)
+            kept = torch.from_numpy(self.kept(ids)).flatten() & torch.isfinite(residual).all(dim=1)
+            found.append(path.inverse_scale(residual[kept]))
+        return float(torch.cat(found).mean())
 
     def ablation(self, unit: Unit) -> ByToken | ByContext | None:
         """How a unit's features are ablated; None if they are not."""

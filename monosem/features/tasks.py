@@ -51,6 +51,8 @@ def collect(state: State, s: int) -> None:
     for number in range(len(plan.hosts)):
         for point, x in _rows(state, number, s).items():
             kept = finite_rows(x)
+            if plan.skipped:
+                kept = kept[torch.from_numpy(state.kept(np.array(plan.contexts_of(s)))).flatten()[kept]]
             rows = x if len(kept) == len(x) else x[kept]
             sums |= _sums_of_rows(f"{number}.{point}", rows)
             for i, subject in enumerate(plan.subjects):
@@ -216,7 +218,8 @@ def relate(state: State, u: int) -> None:
     unit = plan.related_units()[u]
     if store.exists(plan.related_file(unit)):
         return
-    subject, slices, n = plan.subjects[unit.subject], plan.related_slices, plan.related_tokens
+    subject, slices = plan.subjects[unit.subject], plan.related_slices
+    n = total_rows(state, subject.host, subject.hook_point, slices).n
     entries = state.entries(unit, slices)
     d = state.sae(unit.subject).W_dec[unit.lo : unit.hi]
     tables = []
@@ -224,7 +227,8 @@ def relate(state: State, u: int) -> None:
         other = plan.subjects[i]
         same = (subject.host, subject.write_point) == (other.host, other.write_point)
         there = state.all_entries(i, slices)
-        found = related(entries, there, n, d if same else None, state.sae(i).W_dec if same else None)
+        decoders = (d, state.sae(i).W_dec) if same else (None, None)
+        found = related(entries, there, plan.related_tokens, n, *decoders)
         m = len(found.feature)
         columns = {
             "run": [subject.name] * m,

@@ -3,7 +3,7 @@
 import numpy as np
 import torch
 
-from monosem.features.entries import by_place
+from monosem.features.entries import Entries, by_place
 from monosem.features.state import State
 from monosem.features.tables import Ragged, make_table, to_parquet
 from monosem.features.tiles import active_entries
@@ -50,7 +50,9 @@ def _text(state: State, subject: int, model, number: int, context: int, length: 
     """One text: tokens, losses, and by token the number of active features, then all of these, strongest first."""
     tokens = state.tokens(np.array([context]))[:, :length]
     x = model.capture(tokens, [state.plan.subjects[subject].hook_point])
-    found = active_entries(state.sae(subject), next(iter(x.values())).flatten(0, 1).float())
+    kept = np.flatnonzero(state.kept(np.array([context]))[0, :length])
+    found = active_entries(state.sae(subject), next(iter(x.values())).flatten(0, 1).float()[torch.from_numpy(kept)])
+    found = Entries(found.start, kept.astype(np.int32)[found.place], found.value)
     start, feature, value = by_place(found, length)
     row = np.repeat(np.arange(length), np.diff(start))
     order = np.lexsort((feature, -value, row))

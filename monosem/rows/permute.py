@@ -15,7 +15,7 @@ import numpy as np
 
 ROUNDS = 12
 
-CONTEXTS, SEGMENT, TOKENS, RESAMPLE, INIT, PRETRAIN, SHUFFLE, TRUTH, FEATURES = range(1, 10)
+CONTEXTS, SEGMENT, TOKENS, RESAMPLE, INIT, PRETRAIN, SHUFFLE, TRUTH, FEATURES, EVALUATION = range(1, 11)
 """Purposes: the second part of a key, so that no two uses ever share random words."""
 
 
@@ -104,6 +104,14 @@ class Feistel:
             else:
                 left, right = right ^ (_mix(left, key) & mask), left
         return (left << h) | right
+
+
+def drawn(n: int, available: int, seed: int, purpose: int) -> np.ndarray:
+    """n of `available` numbers at random, in random order, so that each first part is a sample too; at most all of
+    them. int64 [min(n, available)]."""
+    if available == 0:
+        return np.zeros(0, np.int64)
+    return Feistel(available, seed, purpose, 0)(np.arange(min(n, available)))
 
 
 def _mix(x: np.ndarray, key: np.uint64) -> np.ndarray:

@@ -20,7 +20,7 @@ from monosem.features.tasks import run_task
 from monosem.host.stored import Host, load_host
 from monosem.memory import keep_freed_memory
 from monosem.stages.budget import BASE, Need, check_memory, host_bytes
-from monosem.stages.evaluate import host_config
+from monosem.stages.evaluate import host_config, skipped_of
 from monosem.stages.listing import finished_manifest
 from monosem.stages.resume import stored_job
 from monosem.stages.signals import stop_on_signal
@@ -165,6 +165,7 @@ def plan_pass(store: Store, sweep: str, config: FeaturesConfig, threads: int, on
         fingerprint="",
         todo=(),
         threads=threads,
+        skipped=skipped_of(first, host),
     )
     return replace(plan, fingerprint=fingerprint([sweep_depends(plan), to_plain(config)]))
 

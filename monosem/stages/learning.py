@@ -24,7 +24,7 @@ from monosem.store.store import Store
 from monosem.stream.harvest import Harvester, StreamText
 from monosem.stream.reader import Rows
 from monosem.text.index import Corpus, load
-from monosem.text.selection import Selection
+from monosem.text.selection import Selection, Skipped
 from monosem.threads import torch_threads
 from monosem.track.tracker import NoTracker, open_tracker
 
@@ -58,7 +58,8 @@ def make_evaluators(spec: SweepSpec, store: Store) -> Callable[[str, str | None]
             evaluator.inputs = load_inputs(spec, store)
         if (hook_point, target) not in made:
             model, corpus = evaluator.inputs
-            made[hook_point, target] = Evaluator(model, corpus.heldout, hook_point, spec.job.evaluate, target)
+            skipped = Skipped(spec.job.stream.skip_positions, frozenset(spec.skip_tokens))
+            made[hook_point, target] = Evaluator(model, corpus.heldout, hook_point, spec.job.evaluate, target, skipped)
         return made[hook_point, target]
 
     return evaluator

@@ -51,7 +51,7 @@ def prepare_stream(
     open_source(job.corpus)  # a source that cannot be read is found before anything is written
     _check_writable(store)
     corpus = prepare(store, job.corpus, host.tokenizer, report, host.end_token, host.begin_token)
-    skipped = special_tokens(job, host)
+    skipped = special_tokens(job.stream.skip_special, host)
     selection = Selection(corpus.train, job.stream.rows_per_context, job.stream.skip_positions, frozenset(skipped))
     return SweepSpec(
         job=job,
@@ -78,9 +78,9 @@ def _target(job: SweepJob, host: Host, hook_points: Sequence[str]) -> str | None
     return target
 
 
-def special_tokens(job: SweepJob, host: Host) -> tuple[int, ...]:
+def special_tokens(skip_special: bool, host: Host) -> tuple[int, ...]:
     """Token ids whose positions are left out of the stream."""
-    if not job.stream.skip_special:
+    if not skip_special:
         return ()
     names = {host.end_token, host.begin_token} - {None}
     return tuple(sorted(host.tokenizer.token_to_id(name) for name in names))

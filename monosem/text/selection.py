@@ -14,6 +14,26 @@ CHUNK_TOKENS = 2**22
 """Tokens looked at together; bounds memory, changes nothing else."""
 
 
+@dataclass(frozen=True)
+class Skipped:
+    """The positions that no row comes from: the first ones of every context, and those of certain tokens."""
+
+    positions: int = 0
+    tokens: frozenset[int] = frozenset()
+
+    def kept(self, tokens_NT: np.ndarray) -> np.ndarray:
+        """Which positions of contexts are left. bool [n, T]."""
+        kept = ~np.isin(tokens_NT, list(self.tokens))
+        kept[:, : self.positions] = False
+        return kept
+
+    def __bool__(self) -> bool:
+        return bool(self.positions or self.tokens)
+
+
+NONE_SKIPPED = Skipped()
+
+
 @dataclass(frozen=True, eq=False)
 class Selection:
     """The kept positions of an index.

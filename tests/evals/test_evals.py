@@ -8,10 +8,12 @@ from monosem.evals.recovered import RecoveredMeter
 from monosem.evals.sparsity import Sparsity, density_histogram, measure_sparsity
 from monosem.host.model import next_token_loss
 from monosem.host.stored import load_host
+from monosem.rows.permute import EVALUATION, drawn
 from monosem.sae.config import SaeConfig
 from monosem.sae.init import init_sae
 from monosem.sae.model import Sae
 from monosem.text.domains import MOST, OTHERS, counted_domains
+from monosem.text.selection import Skipped
 from monosem.text.tokens import TokenIndex
 
 D = 40
@@ -94,7 +96,8 @@ def test_evaluator_reads_the_asked_number_of_rows(model):
     evaluator = Evaluator(model, index, "mlp.post", EvalConfig(contexts=5, rows=100))
     metrics = evaluator.measure(perfect()).metrics
     assert metrics["heldout_rows"] == 100 and metrics["fvu"] == pytest.approx(0, abs=1e-9)
-    x = model.capture(torch.from_numpy(tokens[:4].astype(np.int64)), ["mlp.post"])["mlp.post"].flatten(0, 1)[:100]
+    chosen = tokens[np.sort(drawn(4, 40, 0, EVALUATION))].astype(np.int64)
+    x = model.capture(torch.from_numpy(chosen), ["mlp.post"])["mlp.post"].flatten(0, 1)[:100]
     assert metrics["l0"] == pytest.approx(float((x > 0).sum() / 100)) == evaluator.neurons["l0"]
 
 
@@ -138,6 +141,52 @@ def test_kl_mean_ablation_and_neurons_equal_brute_force(model):
         assert found["l0"] == pytest.approx(float((f[part] > 0).sum() / len(y[part])))
         fvu = float((y[part] - y_hat[part]).square().sum() / of.square().sum())
         assert found["fvu"] == pytest.approx(fvu, abs=1e-6)
+
+
+def test_figures_are_of_the_whole_held_out_side_though_it_is_sorted(model):
+    """As a corpus of several files is."""
+    tokens = np.random.default_rng(0).integers(0, 300, (300, 32)).astype(np.uint16)
+    index = TokenIndex(tokens, np.arange(3) * 100 * 32, np.arange(3, dtype=np.int32), ("arabic", "dna", "english"))
+    evaluator = Evaluator(model, index, "mlp.post", EvalConfig(contexts=60, rows=60 * 32))
+    rows = {name: found["rows"] for name, found in evaluator.measure(perfect()).metrics["domains"].items()}
+    assert sum(rows.values()) == 60 * 32 and min(rows.values()) > 9 * 32 and len(rows) == 3
+    lost = {int(np.flatnonzero((tokens == batch.numpy()).all(axis=1))[0]) // 100
+            for tokens_BT in evaluator.meter.batches for batch in tokens_BT}  # fmt: skip
+    assert lost == {0, 1, 2}
+
+
+def test_skipped_positions_give_no_rows_and_are_left_as_they_are(model):
+    """A dictionary that is right at all other positions loses nothing, whatever it makes of those."""
+    tokens = np.random.default_rng(0).integers(1, 300, (6, 32)).astype(np.uint16)
+    tokens[:, 9] = 0
+    index = TokenIndex(tokens, np.zeros(1, np.int64), np.zeros(1, np.int32), ("",))
+    skipped = Skipped(2, frozenset([0]))
+    kept = np.ones((6, 32), bool)
+    kept[:, [0, 1, 9]] = False
+    assert (skipped.kept(tokens) == kept).all()
+    evaluator = Evaluator(model, index, "mlp.post", EvalConfig(contexts=6, rows=6 * 29), skipped=skipped)
+    t = torch.from_numpy(tokens.astype(np.int64))
+    x = model.capture(t, ["mlp.post"])["mlp.post"]
+    sink = x[:, [0, 1, 9]].flatten(0, 1)
+
+    class Wrong(Sae):
+        def forward(self, rows):
+            at_sink = (rows[:, None, :] == sink[None]).all(-1).any(1)
+            return torch.where(at_sink[:, None], torch.full_like(rows, 50.0), rows)
+
+    right = perfect()
+    found, metrics = evaluator.meter.measure(Wrong(right.config, **right.tensors())), evaluator.measure(right).metrics
+    assert metrics["heldout_rows"] == 6 * 29
+    assert found.spliced == found.clean and found.kl == 0
+    rows = x[torch.from_numpy(kept)]
+    assert metrics["l0"] == pytest.approx(float((rows > 0).sum() / len(rows))) == metrics["neurons_l0"]
+
+    def ablated(instead):
+        edit = {"mlp.post": lambda y: torch.where(torch.from_numpy(kept)[..., None], instead.expand_as(y).to(y), y)}
+        return float(next_token_loss(model(t, edit), t))
+
+    assert metrics["loss_zero_ablated"] == pytest.approx(ablated(torch.zeros(D)), abs=1e-6)
+    assert metrics["loss_mean_ablated"] == pytest.approx(ablated(rows.double().mean(0)), abs=1e-6)
 
 
 def test_a_corpus_without_labels_has_no_domains(model):

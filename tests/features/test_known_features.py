@@ -113,7 +113,7 @@ def test_correlations_are_those_of_the_strengths(known):
     with np.errstate(invalid="ignore"):
         want = np.corrcoef(strengths.T, x.T)[:24, 24:]
     np.testing.assert_allclose(r[:20], want[:20], atol=1e-5)
-    found = related(entries, entries, N, sae.W_dec, sae.W_dec)
+    found = related(entries, entries, N, N, sae.W_dec, sae.W_dec)
     first = found.rank == 0
     assert np.array_equal(found.other[first & (found.feature != 20)], found.feature[first & (found.feature != 20)])
     np.testing.assert_allclose(found.r[first & (found.feature != 20)], 1, atol=1e-9)

@@ -11,7 +11,7 @@ from monosem.config.job import FeaturesConfig
 from monosem.features.ablate import ByContext
 from monosem.features.examples import Examples
 from monosem.features.merge import pick
-from monosem.features.state import State
+from monosem.features.state import State, chosen_contexts
 from monosem.features.tasks import run_task
 from monosem.stages.features import plan_pass, run_features
 from monosem.store.plain import sha256, unpack_json
@@ -124,6 +124,62 @@ def test_relations_equal_correlations_of_dense_activations(swept, tmp_path, rela
             np.testing.assert_allclose([x["r"] for x in by_r], [r[f, x["other_feature"]] for x in by_r], atol=1e-5)
             np.testing.assert_allclose([x["cosine"] for x in mine], [cosine[f, x["other_feature"]] for x in mine], atol=1e-5)
             assert any(abs(x["cosine"] - cosine[f].max()) < 1e-5 for x in mine)
+
+
+def test_positions_that_are_left_out_of_the_stream_count_nowhere(swept, tmp_path):
+    skip = ["stream.skip_positions=2", "stream.skip_special=true", "sae.variant=relu", f"store={tmp_path}"]
+    assert run_cli("sweep", swept.parent / "job.yaml", "--inline", *SMALL, *skip) == 0
+    state = state_of(tmp_path)
+    kept = state.kept(np.arange(state.plan.n_contexts)).reshape(-1)
+    T, end = state.plan.context_length, state.host(0).tokenizer.token_to_id(state.host(0).end_token)
+    tokens = dense(state, 0).tokens
+    assert (kept == ((np.arange(len(kept)) % T >= 2) & (tokens != end))).all() and (tokens[np.arange(len(kept)) % T >= 2] == end).any()
+    correlated = kept[: state.plan.related_tokens]
+    related = pq.read_table(tmp_path / "sweeps/tiny/features/related.parquet").to_pylist()
+    a, b = (dense(state, i).f[: len(correlated)][correlated].astype(np.float64) for i in (0, 1))
+    for i, directory in places(state, tmp_path):
+        f = dense(state, i).f[kept]
+        rows, examples = (read(directory, table) for table in ("features", "examples"))
+        texts = pq.read_table(directory / "texts.parquet").to_pylist()
+        assert [row["n_active"] for row in rows] == (f > 0).sum(axis=0).tolist()
+        np.testing.assert_allclose([row["density"] for row in rows], (f > 0).mean(axis=0), atol=1e-12)
+        np.testing.assert_allclose([row["max_activation"] for row in rows], f.max(axis=0), rtol=1e-6)
+        assert examples and all(row["position"] >= 2 for row in examples)
+        assert not any(row["features"] for row in texts if row["position"] < 2) and any(row["features"] for row in texts)
+    found = [row for row in related if row["run"] == "1x" and row["r"] is not None]
+    with np.errstate(invalid="ignore", divide="ignore"):
+        r = np.corrcoef(a.T, b.T)[: a.shape[1], a.shape[1] :]
+    assert found
+    np.testing.assert_allclose([row["r"] for row in found], [r[row["feature"], row["other_feature"]] for row in found], atol=1e-5)
+
+
+@pytest.mark.parametrize("n, available, per_slice", [(1000, 10**6, 100), (1000, 1000, 100), (7, 5, 3), (2, 1, 1), (3, 3, 8)])
+def test_each_slice_of_a_pass_is_a_sample_of_the_corpus(n, available, per_slice):
+    """The first ones too: correlations are over these, and a corpus is often sorted."""
+    found = chosen_contexts(3, available, n, per_slice)
+    assert len(set(found.tolist())) == len(found) == min(n, available) and found.min() >= 0 and found.max() < available
+    for lo in range(0, len(found), per_slice):
+        part = found[lo : lo + per_slice]
+        assert (np.diff(part) > 0).all()
+        if per_slice == 100:  # means of 100 uniform numbers: five standard deviations
+            assert abs(part.mean() / available - 0.5) < 5 * (1 / 12 / 100) ** 0.5
+
+
+def test_the_norm_s_scale_is_a_mean_over_rows_with_numbers(swept, monkeypatch):
+    state = state_of(swept)
+    unit = state.plan.units(0)[0]
+    path, whole = state.direct(unit)
+    model, capture = state.host(0).model, state.host(0).model.capture
+
+    def spoilt(tokens, points):
+        found = capture(tokens, points)
+        found[path.last][0, 3] = float("nan")
+        return found
+
+    monkeypatch.setattr(model, "capture", spoilt)
+    scale = State(state.plan, state.store)
+    scale._hosts = state._hosts
+    assert scale.direct(unit)[1] == pytest.approx(whole, rel=0.05) and scale.direct(unit)[1] != whole
 
 
 class Killed(BaseException):
