@@ -10,12 +10,13 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
+from monosem.config.fields import check_fields
 from monosem.config.job import TOP_K, TrainConfig
 from monosem.errors import Diverged
 from monosem.learn.adam import MATRICES, MOMENTS, Adam, hold_by_feature
 from monosem.learn.captured import Captured, can_capture
 from monosem.learn.mesh import Mesh
-from monosem.learn.schedules import lr_at, now_at
+from monosem.learn.schedules import lr_at, now_at, steps_with_last_k
 from monosem.sae.config import SaeConfig
 from monosem.sae.gradients import rows_of, with_statistic
 from monosem.sae.heads import HEADS, Now
@@ -27,8 +28,8 @@ from monosem.sae.slot import Manner, Step, node_sums
 from monosem.sae.sums import Result, finish
 from monosem.sae.use import for_use
 
-THRESHOLD_STEPS = 1000
-"""dictionary_learning's decay of 0.999; see `Learner._follow_threshold`."""
+THRESHOLD_STEPS, THRESHOLD_SHARE = 1000, 1 / 20
+"""dictionary_learning's decay of 0.999, and of a short training its last steps; see `Learner._follow_threshold`."""
 
 
 def masked_rows(x: Tensor, y: Tensor | None = None) -> Tensor:
@@ -48,7 +49,8 @@ class Learner:
     b_dec   where the decoder bias starts, [d_out]; the 2023 recipe wants the data's geometric median
             (`monosem.sae.init.geometric_median`)
     slots   fixed parts that a batch's gradient is summed from
-    scale   what rows are multiplied by before anything else (`train.input_scale`); `dictionary()` folds it back
+    train   `input_scale` and `resample_steps` are a sweep's: here the caller gives `scale`, and calls `resample`
+    scale   what rows are multiplied by before anything else (`sae.init.input_scale`); `dictionary()` folds it back
     mesh    the ranks that train it together
     """
 
@@ -62,6 +64,7 @@ class Learner:
         scale: float = 1.0,
         mesh: Mesh | None = None,
     ):
+        check_fields(train, lambda name: "TrainConfig")
         self.config, self.train, self.slots, self.scale = sae, train, slots, scale
         self.mesh = mesh or Mesh()
         self.first, self.end = self.mesh.features(sae.d_sae)
@@ -125,7 +128,8 @@ class Learner:
         kept = ~masked_rows(x, y)
         x, y = self._scaled(x[kept]), None if y is None else self._scaled(y[kept])
         chunk = self.train.batch_size // self.slots
-        reborn = resample(self.sae, dead_F, x, self.steps_done, chunk, self.manner, self.adam.reset, y, self.mesh)
+        now = now_at(self.steps_done, self.config, self.train)
+        reborn = resample(self.sae, dead_F, x, self.steps_done, chunk, self.manner, self.adam.reset, y, self.mesh, now)
         self.last_fired_F[reborn] = self.steps_done
         return int(self.sae.part.add(torch.tensor(len(reborn), device=self.device)))
 
@@ -260,11 +264,13 @@ class Learner:
         return dead, int(self.sae.part.add(torch.tensor(len(dead), device=dead.device)))
 
     def _follow_threshold(self, least: Tensor) -> None:
-        """The mean of the least activations, over all steps at first and the last THRESHOLD_STEPS or so later."""
+        """The mean of the least activations of steps with the k of the end: of all at first, later of the last
+        THRESHOLD_STEPS or so, or of this share of the training if that is less. Earlier parameters want another one."""
         value = float(least)
         if math.isfinite(value):
-            steps = min(self.steps_done, THRESHOLD_STEPS) if self.threshold else 1  # the first that had one
-            self.threshold += (value - self.threshold) / steps
+            window = max(1, min(THRESHOLD_STEPS, round(self.train.steps * THRESHOLD_SHARE)))
+            steps = min(steps_with_last_k(self.steps_done, self.train), window)
+            self.threshold += (value - self.threshold) / (steps if self.threshold and steps else 1)
 
     def update(self, gradients: dict[str, Tensor], on_device: tuple[Tensor, Tensor] | None = None) -> None:
         """Adam on all parameters. Decoder rows of unit norm stay so and move only at right angles to themselves.

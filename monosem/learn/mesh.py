@@ -8,6 +8,7 @@ What ranks say is a function of the config, so that all know what comes next. Ev
 gloo between CPUs, NCCL between GPUs. A mesh of one says nothing.
 """
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
@@ -78,7 +79,9 @@ class SharedPart(Part):
 
     def every(self, t: Tensor) -> list[Tensor]:
         rows = t.shape[:-1]
-        return [part.view(*rows, -1) for part in gathered(t.flatten(), self.count, self.group)]
+        n = math.prod(rows)
+        parts = gathered(t.flatten(), self.count, self.group)
+        return [part.view(*rows, len(part) // n if n else t.shape[-1]) for part in parts]
 
     def agreed(self, yes: bool) -> bool:
         flag = torch.tensor([int(yes)])

@@ -233,7 +233,7 @@ class Run:
     def _log(self, metrics: dict[str, float]) -> None:
         if not math.isfinite(metrics["loss"]):
             raise Diverged(f"the loss is {metrics['loss']} at step {self.step}; try a lower train.lr")
-        dead_fraction = self.learner.dead_fraction(self.train.resample_window)
+        dead_fraction = self.learner.dead_fraction(min(self.train.resample_window, self.step))  # at first: never active
         if not self.leads:
             return
         point = {

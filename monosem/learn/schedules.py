@@ -3,6 +3,8 @@
 A share is a part of `train.steps`; 0 switches a schedule off.
 """
 
+import math
+
 from monosem.config.job import TrainConfig
 from monosem.sae.config import SaeConfig
 from monosem.sae.heads import Now
@@ -18,6 +20,12 @@ def lr_at(step: int, train: TrainConfig) -> float:
     n = train.steps
     down = n * train.lr_decay
     return train.lr * ramp(step, n * train.lr_warmup) * (min(1.0, (n - step) / down) if down > 0 else 1.0)
+
+
+def steps_with_last_k(steps_done: int, train: TrainConfig) -> int:
+    """How many of the steps so far had the k of the end."""
+    before = max(0, math.ceil(train.steps * train.k_anneal) - 1) if train.k_start else 0
+    return max(0, steps_done - before)
 
 
 def now_at(step: int, sae: SaeConfig, train: TrainConfig) -> Now:

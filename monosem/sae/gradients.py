@@ -92,9 +92,14 @@ def keeps_products(batch_size: int, features: int, slots: int) -> bool:
     return slots == 1 or batch_size * features * 4 <= TILE_BYTES
 
 
-def row_losses(sae: Sae, x_BD: Tensor, manner: Manner = Manner(), y_BO: Tensor | None = None) -> Tensor:  # noqa: B008
-    """The loss of each row by itself, error and penalty, [B]; these rows are the batch of what is batch-wide."""
-    step = Step(sae, len(x_BD), manner, Now(power=sae.config.l1_power))
+def row_losses(
+    sae: Sae, x_BD: Tensor, manner: Manner = Manner(), y_BO: Tensor | None = None, now: Now | None = None  # noqa: B008
+) -> Tensor:
+    """The loss of each row by itself, error and penalty, [B]; these rows are the batch of what is batch-wide.
+
+    now   the coefficients; None: those of the end of training
+    """
+    step = Step(sae, len(x_BD), manner, now or Now(power=sae.config.l1_power))
     rows = SlotRows(x_BD, x_BD if y_BO is None else y_BO, (len(x_BD),))
     step.now, [products] = with_statistic(step, [rows], 1)
     xc_BD, yc_BO = rows.centred(sae)

@@ -20,6 +20,7 @@ from torch import Tensor
 
 from monosem.rows.permute import RESAMPLE, uniforms
 from monosem.sae.gradients import row_losses
+from monosem.sae.heads import Now
 from monosem.sae.model import FEATURE_AXIS, Sae
 from monosem.sae.slot import Manner
 
@@ -58,20 +59,21 @@ def resample(
     reset_moments: Callable[[Tensor], None],
     y_NO: Tensor | None,
     ranks: Ranks,
+    now: Now,
 ) -> Tensor:
     """Give dead features (bool [F]) a new life from rows `x_ND`, in place. Returns the features reborn, int64 [n].
 
-    `reset_moments(features)` zeroes the optimiser's moments of those features' parameters. If more
-    features are dead than there are rows with a loss, the rest stay dead. A transcoder's decoder rows come from
-    the targets `y_NO` of the same rows; parameters that only some variants have go back to where they started.
-    Where the features are in several parts, the dead of the first part take the first rows.
+    `now` has the coefficients of the present loss, `reset_moments(features)` zeroes the optimiser's moments of those
+    features' parameters. If more features are dead than there are rows with a loss, the rest stay dead. A transcoder's
+    decoder rows come from the targets `y_NO` of the same rows; parameters that only some variants have go back to where
+    they started. Where the features are in several parts, the dead of the first part take the first rows.
     """
     dead, part = dead_F.nonzero().flatten(), sae.part
     counts = [int(n) for n in part.every(torch.tensor([len(dead)], device=dead.device))]
     if sum(counts) == 0:
         return dead
     device, config = sae.W_enc.device, sae.config
-    rows = draw_rows(_losses(sae, x_ND, y_NO, chunk, manner, ranks), sum(counts), config.seed, step)
+    rows = draw_rows(_losses(sae, x_ND, y_NO, chunk, manner, ranks, now), sum(counts), config.seed, step)
     norms = sae.W_enc.norm(dim=0)
     alive = norms[~dead_F]
     living = part.add(torch.stack([alive.sum(), alive.new_tensor(len(alive))]))
@@ -91,13 +93,15 @@ def resample(
     return reborn
 
 
-def _losses(sae: Sae, x_ND: Tensor, y_NO: Tensor | None, chunk: int, manner: Manner, ranks: Ranks) -> Tensor:
+def _losses(
+    sae: Sae, x_ND: Tensor, y_NO: Tensor | None, chunk: int, manner: Manner, ranks: Ranks, now: Now
+) -> Tensor:
     """The loss of every row, by chunks that replicas share out among themselves."""
     device = sae.W_enc.device
     xs = x_ND.split(chunk)
     ys = [None] * len(xs) if y_NO is None else y_NO.split(chunk)
     found = [
-        row_losses(sae, xs[i].to(device), manner, None if ys[i] is None else ys[i].to(device))
+        row_losses(sae, xs[i].to(device), manner, None if ys[i] is None else ys[i].to(device), now)
         for i in ranks.shared_out(len(xs))
     ]
     return torch.cat(ranks.of_replicas(torch.cat(found) if found else x_ND.new_empty(0, device=device)))

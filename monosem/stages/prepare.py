@@ -115,6 +115,12 @@ def check_shapes(job: SweepJob, longest: int) -> None:
     late = [n for n in t.resample_steps if n >= t.steps]
     if late:
         raise InputError(f"train.resample_steps={t.resample_steps}: {late[0]} is not before train.steps={t.steps}")
+    early = [n for n in t.resample_steps if n < t.resample_window]
+    if early:
+        raise InputError(
+            f"train.resample_steps={t.resample_steps}: at step {early[0]} no feature can have been silent for "
+            f"train.resample_window={t.resample_window} steps; lower that"
+        )
 
 
 def _check_group(job: SweepJob, runs: Sequence[RunSpec]) -> None:

@@ -60,10 +60,11 @@ class PhaseProgress:
 
     def _line(self, rate: float) -> None:
         self.last_line = time.monotonic()
-        eta = f"{max(0, self.total - self.done) / rate:.0f} s" if rate > 0 else "?"
+        left = max(0, self.total - self.done)
+        pace = f"  {written(rate)} {self.unit}/s  eta {left / rate:.0f} s" if rate > 0 else ""  # not known yet
         sys.stderr.write(
             f"{self.name}: {self.done:,}/{self.total:,} {self.unit} ({100 * self.done / self.total:.0f}%)"
-            f"  {written(rate)} {self.unit}/s  eta {eta}  {self.note}\n"
+            f"{pace}  {self.note}\n"
         )
         sys.stderr.flush()
 

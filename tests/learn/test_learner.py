@@ -1,10 +1,11 @@
 """The learner against a plain reading of the recipe, and its state against resumption."""
 
+import numpy as np
 import pytest
 import torch
 
 from monosem.config.job import TrainConfig
-from monosem.errors import Diverged
+from monosem.errors import Diverged, InputError
 from monosem.learn.learner import Learner
 from monosem.sae.config import SaeConfig
 from monosem.store.tensors import tensors_digest
@@ -150,3 +151,24 @@ def test_the_threshold_for_use_is_the_mean_of_the_least_activations(monkeypatch)
     for x in batches(7):
         one.step(x)
         assert one.threshold == pytest.approx(sum(least) / len(least), rel=1e-12)
+
+
+def test_the_threshold_for_use_forgets_what_another_k_wanted():
+    """Of a dictionary whose k fell from 32 to 4, and of one whose features grew until the rate was zero."""
+    rng = np.random.default_rng(0)
+    strengths = rng.exponential(size=(4096, 24)) * (rng.random((4096, 24)) < 0.15)
+    x = torch.from_numpy(strengths @ rng.standard_normal((24, D))).float()
+    for more in ({"k_start": 24, "k_anneal": 0.5}, {"lr_decay": 0.2}):
+        train = TrainConfig(steps=300, batch_size=B, lr=1e-2, **more)
+        one = Learner(SaeConfig(d_in=D, d_sae=F, variant="batch_topk", k=4), train)
+        for step in range(300):
+            at = step * B % (4096 - B)
+            one.step(x[at : at + B])
+        l0 = float((one.dictionary().encode(x) > 0).sum() / len(x))
+        assert l0 == pytest.approx(4, rel=0.1), more
+
+
+def test_a_mistake_in_the_settings_is_found_in_python_too():
+    for wrong in ({"precision": "float32"}, {"lr": 0.0}, {"steps": 0}):
+        with pytest.raises(InputError, match=f"TrainConfig: {next(iter(wrong))}="):
+            Learner(SaeConfig(d_in=D, d_sae=F), TrainConfig(**wrong))

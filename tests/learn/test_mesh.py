@@ -57,9 +57,10 @@ def learner_of(mesh: Mesh, variant: str, steps: int, slots: int, share: float) -
 
 def trained(
     mesh: Mesh, variant: str, steps: int, slots: int = SLOTS, share: float = 0.25, start: list | None = None,
-    double: bool = False,
+    double: bool = False, until: int | None = None,
 ) -> tuple[str, list[float], list]:  # fmt: skip
-    """The digest of the dictionary, the losses, and the checkpoint of every rank. double: in float64."""
+    """The digest of the dictionary, the losses, and the checkpoint of every rank. double: in float64;
+    until: so many steps of them."""
     learner, losses = learner_of(mesh, variant, steps, slots, share), []
     if double:
         learner.sae = hold_by_feature(learner.sae.to(dtype=torch.float64), learner.sae.part)
@@ -67,7 +68,7 @@ def trained(
     if start:
         at, shares = start
         learner.load_state(assembled(shares, learner.first, learner.end), at)
-    for step in range(learner.steps_done, steps):
+    for step in range(learner.steps_done, until or steps):
         x = rows(step)
         y = [torch.tanh(x[:, :9].flip(1))] if learner.config.transcoder else []
         if step in learner.train.resample_steps:
@@ -130,7 +131,7 @@ def test_a_mesh_of_replicas_and_parts(variant):
 def test_saved_by_many_it_goes_on_with_others(variant, later):
     """Saved on a mesh of 4 after 50 steps and loaded on one of 2 or 1: the curve goes on."""
     replicas, parts = (4, 1) if later == (2, 1) else (1, 4)
-    shares = [share for _, _, share in together(trained, replicas, parts, variant, 50)]
+    shares = [share for _, _, share in together(trained, replicas, parts, variant, 100, SLOTS, 0.25, None, False, 50)]
     assert sum(hi - lo for lo, hi, _ in shares) == F
     [(digest, losses, _)] = together(trained, 1, 1, variant, 100)
     for other, theirs, _ in together(trained, *later, variant, 100, SLOTS, 0.25, (50, shares)):
@@ -146,3 +147,18 @@ def test_all_reduce_follows_the_curve_too():
     assert len({other for other, _, _ in found}) == 1
     for _, theirs, _ in found:
         assert theirs == pytest.approx(losses, rel=1e-4)
+
+
+def with_a_masked_slot(mesh: Mesh, variant: str) -> list[float]:
+    config = SaeConfig(d_in=D, d_sae=64, variant=variant, k=4)
+    learner = Learner(config, TrainConfig(steps=10, batch_size=16, dead_rows=32), slots=4, mesh=mesh)
+    x = torch.randn(16, D, generator=torch.Generator().manual_seed(0))
+    x[:4] = torch.nan
+    return [float(learner.step(x)["loss"]) for _ in range(4)]
+
+
+@pytest.mark.parametrize("variant", ["relu", "topk", "batch_topk"])
+def test_a_slot_without_rows_is_no_trouble_for_parts(variant):
+    [losses] = together(with_a_masked_slot, 1, 1, variant)
+    for theirs in together(with_a_masked_slot, 1, 2, variant):
+        assert theirs == pytest.approx(losses, rel=1e-5)

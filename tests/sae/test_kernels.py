@@ -61,6 +61,14 @@ def test_entries_of_any_bits(F, k):
             )
 
 
+@pytest.mark.parametrize("F, k", [(130, 4), (130, 130), (1200, 30)])
+def test_infinite_values_are_found(F, k):
+    """A row that overflows must show in the loss."""
+    p, bias = product(6, F, torch.float32)
+    p[0], p[3, :5], p[4, : k + 1] = torch.inf, torch.inf, torch.inf
+    assert_same(cpu.largest(Product(whole_BF=p), bias, k, 1.0), plain.largest(Product(whole_BF=p), bias, k, 1.0))
+
+
 @pytest.mark.parametrize("kernels", [cpu, plain])
 def test_at_most_that_share_of_a_group(kernels):
     """For groups of rows, not for the whole batch: 40 crowded rows among 640 are too many, spread out they are not."""

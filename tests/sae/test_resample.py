@@ -1,5 +1,7 @@
 """Each of the six steps of the paper's resampling, so that leaving one out fails a test."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -8,6 +10,8 @@ from monosem.config.job import TrainConfig
 from monosem.learn.learner import Learner
 from monosem.sae.config import SaeConfig
 from monosem.sae.gradients import row_losses
+from monosem.sae.heads import Now
+from monosem.sae.model import Sae
 from monosem.sae.resample import FEATURE_AXIS, draw_rows
 
 D, F = 8, 32
@@ -54,6 +58,20 @@ def test_rows_are_drawn_without_replacement_and_from_the_present_losses():
     learner.resample(x)
     expected = (x[100] - learner.sae.b_dec) / (x[100] - learner.sae.b_dec).norm()
     assert torch.allclose(learner.sae.W_dec[3], expected, atol=1e-6)
+
+
+def test_the_present_loss_has_the_present_coefficients():
+    """At the beginning of a warm-up there is next to no sparsity penalty."""
+    learner, x = trained()
+    learner.config = replace(learner.config, l1_coefficient=100.0)
+    learner.sae = Sae.of(learner.config, learner.sae.tensors())
+    learner.train = replace(learner.train, sparsity_warmup=1.0)
+    now = Now(sparsity=13 / learner.train.steps)
+    drawn, at_the_end = (draw_rows(row_losses(learner.sae, x, now=n), 3, 0, 12) for n in (now, None))
+    assert drawn.tolist() != at_the_end.tolist()
+    assert learner.resample(x) == 3
+    expected = x[drawn] - learner.sae.b_dec
+    assert torch.allclose(learner.sae.W_dec[[3, 17, 30]], torch.nn.functional.normalize(expected, dim=1), atol=1e-6)
 
 
 def test_step_4_decoder_rows_are_unit_inputs():

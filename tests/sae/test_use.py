@@ -69,3 +69,14 @@ def test_rows_of_another_width_are_refused_in_words():
     sae = random_sae("relu")[0]
     with pytest.raises(ValueError, match="rows of width 13: this dictionary reads rows of width 12"):
         sae.encode(torch.zeros(5, 13, dtype=torch.float64))
+
+
+@pytest.mark.parametrize("variant", ["relu", "topk", "gated", "jumprelu", "batch_topk", "matryoshka"])
+def test_a_dictionary_can_be_differentiated(variant):
+    """Attribution and steering want the gradient of what it makes; in training form too. A batch may be empty."""
+    sae = init_sae(SaeConfig(d_in=12, d_sae=24, variant=variant, k=3), torch.zeros(12))
+    x = torch.randn(5, 12, requires_grad=True)
+    f = sae.encode(x)
+    sae.decode(f, x).square().sum().backward()
+    assert x.grad.abs().sum() > 0 and (f > 0).any()
+    assert sae.encode(torch.empty(0, 12)).shape == (0, 24)

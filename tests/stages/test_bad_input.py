@@ -46,6 +46,7 @@ CASES = [
     ("stream.form=x", "did you mean stream.from?"),
     ("dataset.codec=int4", "must be one of raw, zstd, bf16, int8"),
     ("train.resample_steps=[100]", "is not before train.steps"),
+    ("train.resample_steps=[9,40]", "at step 9 no feature can have been silent for train.resample_window=10 steps"),
     ("learner.slots=7", "must divide"),
     ("store={file}", "not writable"),
     ("store=gopher://x", "gopher"),

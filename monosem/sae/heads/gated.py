@@ -25,8 +25,8 @@ class Gated(Head):
         self.gate = pre.relu()
         self.scale = at(self.params["r_mag"].exp())
         self.p = pre - at(self.params["b_enc"])
-        magnitude = (self.p * self.scale + at(self.params["b_mag"])).relu_()
-        self.f = magnitude.masked_fill_(pre <= 0, 0.0)
+        magnitude = self.p * self.scale + at(self.params["b_mag"])
+        self.f = magnitude.masked_fill_(pre <= 0, 0.0).relu_()  # relu_ last: autograd needs what it leaves
         return self.f
 
     def penalty_B(self) -> Tensor:

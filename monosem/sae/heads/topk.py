@@ -66,7 +66,7 @@ class BatchTopK(Head):
     def statistic(self, partials: Sequence[Sequence[Tensor]], batch_size: int) -> Tensor:
         n = self._n(batch_size)
         positive = torch.cat([values for parts in partials for values in parts])
-        if len(positive) < n:
+        if len(positive) < max(n, 1):
             return positive.new_zeros(())
         return _nth_smallest(positive, len(positive) - n)
 
@@ -94,4 +94,4 @@ def _nth_smallest(values: Tensor, n: int) -> Tensor:
     """The n-th smallest value (from 0), a scalar. On CPU by numpy's selection: a sixth of the time of kthvalue."""
     if values.device.type != "cpu":
         return values.kthvalue(n + 1).values
-    return torch.tensor(np.partition(values.numpy(), n)[n], dtype=values.dtype)
+    return torch.tensor(np.partition(values.detach().numpy(), n)[n], dtype=values.dtype)

@@ -8,6 +8,7 @@ from monosem.sae.kernels.numba_loops import ranged, widen
 
 FLAGS = 8
 """Flags that make up one word."""
+_MOST = np.float32(np.finfo(np.float32).max)
 FEW = 64
 """So many values are ranked by comparing each with all."""
 
@@ -59,8 +60,9 @@ def below(product, bias, bound, out):
     """
     nothing = product.dtype.type(0)
     for j in range(len(bias)):
-        slack = (abs(bound[j]) + abs(bias[j])) * bias.dtype.type(1e-6)
-        out[j] = ordered_below(bound[j] - bias[j] - slack, nothing)
+        reach = min(bound[j], _MOST)  # infinity less a share of itself would be no number
+        slack = (abs(reach) + abs(bias[j])) * bias.dtype.type(1e-6)
+        out[j] = ordered_below(reach - bias[j] - slack, nothing)
 
 
 @ranged
