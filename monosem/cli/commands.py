@@ -172,7 +172,10 @@ def features(args: argparse.Namespace) -> int:
             return FeatureTasks(args.address, job)
 
     overrides = [item for item in args.uri if re.match(r"[a-z_]+(\.[a-z_]+)*=", item)]
-    for uri in (item for item in args.uri if item not in overrides):
+    uris = [item for item in args.uri if item not in overrides]
+    if not uris:
+        raise InputError(f"{overrides[0]!r}: of which sweep or run? write STORE/SWEEP before it")
+    for uri in uris:
         features_of(uri, [*overrides, *args.overrides], _say, tasks)
     return 0
 

@@ -17,6 +17,8 @@ from monosem.errors import InputError
 Job = TypeVar("Job")
 MAX_BYTES = 1_000_000
 RECIPES = Path(__file__).parent / "recipes"
+PLAIN_REFERENCE = re.compile(r"\$\{\.*[A-Za-z_][\w.\[\]]*\}")
+"""To another field by its name: no resolver, and none that a reference inside would name."""
 SAFE_NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,63}")
 
 
@@ -30,7 +32,8 @@ def load_job(schema: type[Job], path: str, overrides: list[str], called: str | N
     _check_node(given, schema, path)
 
     def source(name: str) -> str:
-        """Where a field got its value: the last override that sets it, or the file."""
+        """Where a field, or an entry of its list, got its value: the last override that sets it, or the file."""
+        name = name.split("[")[0]
         own = [o for o in overrides if f"{name}.".startswith(o.partition("=")[0].split("[")[0].strip() + ".")]
         return f"override {own[-1]!r}" if own else path
 
@@ -38,7 +41,7 @@ def load_job(schema: type[Job], path: str, overrides: list[str], called: str | N
         given = OmegaConf.merge(given, _parse_override(override, schema))
     try:
         if given.get("recipe") is not None:
-            given = OmegaConf.merge(read_recipe(given.recipe, path), given)
+            given = OmegaConf.merge(read_recipe(given.recipe, source("recipe")), given)
         merged = OmegaConf.merge(OmegaConf.structured(schema), _as_declared(given, schema))
         job = OmegaConf.to_object(merged)
     except OmegaConfBaseException as error:
@@ -141,10 +144,11 @@ def _refuse_missing(value: object, name: str, source: str) -> None:
 def _refuse_resolvers(value: object, name: str, source: str) -> None:
     """`${other.key}` is fine; `${oc.env:SECRET}` would copy a secret into the store, logs and W&B."""
     for item in value if isinstance(value, list) else [value]:
-        if isinstance(item, str) and (found := re.search(r"\$\{\s*([\w.]+)\s*:", item)):
+        rest = PLAIN_REFERENCE.sub("", item) if isinstance(item, str) else ""
+        if "${" in rest:
             raise InputError(
-                f"{source}: {name}: ${{{found[1]}:...}} is refused, a job file is kept in the store in clear; "
-                "give secrets in the environment"
+                f"{source}: {name}={item!r}: is refused, of references only plain ones are allowed, ${{other.field}}; "
+                "a job file is kept in the store in clear: give secrets in the environment"
             )
 
 

@@ -17,6 +17,10 @@ WIDE_GAP = 1.6
 """Neighbours on a front whose L0 differ by this factor leave room for a run between them."""
 WORTH = 0.02
 """A doubling that lowers FVU by at least this share is worth a run."""
+SPAN = 1.5
+"""Computes that lie closer together say nothing of a law."""
+LARGEST_FACTOR = 1_048_576
+"""The largest expansion factor that a job may ask for."""
 
 
 @dataclass(frozen=True)
@@ -38,17 +42,19 @@ def compute_of(row: dict) -> float:
 
 
 def fit_power_law(compute: Sequence[float], y: Sequence[float]) -> PowerLaw | None:
-    """The law through positive values; None unless there are two different computes."""
+    """The law through positive values; None unless their computes differ by a factor of SPAN."""
     pairs = [(log(c), log(v)) for c, v in zip(compute, y, strict=True) if c > 0 and v > 0]
-    if len({c for c, _ in pairs}) < 2:
+    if len(pairs) < 2 or max(pairs)[0] - min(pairs)[0] < log(SPAN):
         return None
     x, z = np.array(pairs).T
     dx = x - x.mean()
     b = float((dx * (z - z.mean())).sum() / (dx * dx).sum())
     a = float(np.exp(z.mean() - b * x.mean()))
+    if not 0 < a < np.inf:  # too steep for a float
+        return None
     error = None
     if len(pairs) > 2:
-        left = z - np.log(a) - b * x
+        left = z - z.mean() - b * dx
         error = float(np.sqrt((left * left).sum() / (len(pairs) - 2) / (dx * dx).sum()))
     return PowerLaw(a, b, error, len(pairs))
 
@@ -70,8 +76,9 @@ def next_run(rows: Sequence[dict], law: PowerLaw | None, asked: tuple[str, float
            value of its sparsity field
     law    of FVU, of those rows that have this `asked`
     """
+    there = {(r["expansion_factor"], *r["asked"]) for r in rows}
     largest = max((r for r in rows if r["asked"] == asked), key=lambda r: r["d_sae"])
-    if law is not None and law.b < 0:
+    if law is not None and law.b < 0 and 2 * largest["expansion_factor"] <= LARGEST_FACTOR:
         gain = 1 - 2.0**law.b
         if gain >= WORTH:
             factor = 2 * largest["expansion_factor"]
@@ -81,20 +88,21 @@ def next_run(rows: Sequence[dict], law: PowerLaw | None, asked: tuple[str, float
             )
     front = [rows[i] for i in pareto_front([(r["l0"], r["fvu"]) for r in rows])]
     gaps = [(b["l0"] / max(a["l0"], 1e-9), a, b) for a, b in pairwise(front)]
-    gaps = [gap for gap in gaps if gap[0] >= WIDE_GAP and _between(*gap[1:]) is not None]
+    gaps = [gap for gap in gaps if gap[0] >= WIDE_GAP and _between(*gap[1:]) not in (None, *there)]
     if gaps:
         _, a, b = max(gaps, key=lambda gap: gap[0])
-        name, value = a["asked"][0], _between(a, b)
-        size = max(a["expansion_factor"], b["expansion_factor"])
+        size, name, value = _between(a, b)
         return {"expansion_factor": size, name: value}, (
             f"nothing on the front between L0 {a['l0']:.1f} ({a['run']}) and {b['l0']:.1f} ({b['run']})"
         )
     return {}, "the front has no wide gap, and more features promise little"
 
 
-def _between(a: dict, b: dict) -> float | None:
-    """A value of the sparsity field between those that two runs asked for; None if a short number cannot be."""
+def _between(a: dict, b: dict) -> tuple[int, str, float] | None:
+    """The larger factor of two runs, their sparsity field, and a value of it between those that they asked for; None if
+    a short number cannot be."""
     ends = a["asked"][1], b["asked"][1]
     value = (ends[0] * ends[1]) ** 0.5
     value = round(value) if a["asked"][0] == "k" else float(f"{value:.2g}")
-    return value if min(ends) < value < max(ends) else None
+    size = max(a["expansion_factor"], b["expansion_factor"])
+    return (size, a["asked"][0], value) if min(ends) < value < max(ends) else None

@@ -99,7 +99,7 @@ def suggest(
     """The mesh of fewest ranks that fits: shards in powers of two, replicas (which part only the moments) no more than
     slots. None if there is none."""
     meshes = [
-        GroupShape(R, 1 << n, mesh.slots)
+        GroupShape(R, 1 << n, mesh.slots, mesh.exchange)
         for n in range(MOST_SHARDS.bit_length())
         for R in {1, mesh.replicas, *(1 << m for m in range(mesh.slots.bit_length()))}
         if mesh.slots >= R

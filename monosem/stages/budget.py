@@ -219,6 +219,11 @@ def stored_bytes(s: Shapes, windows: int) -> int:
     return windows * (s.ahead + 3) * s.segment_bytes + items
 
 
+def file_bytes(job: SweepJob, keeps: bool) -> int:
+    """Of a dataset's file that is being written, per unit of width."""
+    return 3 * job.dataset.shard_rows * FLOAT if keeps else 0
+
+
 def memory_plan(
     s: Shapes,
     packs: Sequence[Sequence[RunSpec]],
@@ -229,11 +234,12 @@ def memory_plan(
 ) -> list[Need]:
     """The processes of a sweep and the memory of each. `keeps`: rows are written to a dataset on the side."""
     stream = s.job.stream
-    file = 3 * s.job.dataset.shard_rows * FLOAT if keeps else 0
+    file = file_bytes(s.job, keeps)
     live = stream.from_ is None
     if inline:
         runs = [run for pack in packs for run in pack]
         knobs = f"{LEARNER_KNOBS}, stream.shuffle_rows" if runs else "stream.shuffle_rows"
+        knobs += ", dataset.shard_rows" if keeps else ""
         return [_expected("this process", 1, inline_bytes(s, runs, file), knobs, inline_bytes(s, runs, file, l0))]
     needs = [
         _expected("driver", 1, BASE["driver"], "", EXPECTED["driver"]),

@@ -13,7 +13,7 @@ import torch
 from monosem.config.job import SweepJob
 from monosem.dataset.rows import DatasetRows
 from monosem.dataset.writer import DatasetWriter
-from monosem.errors import InputError, Interrupted
+from monosem.errors import Interrupted
 from monosem.learn.loop import PackLoop
 from monosem.memory import keep_freed_memory
 from monosem.stages import canary
@@ -32,7 +32,7 @@ from monosem.stages.keep import Tee, open_writer
 from monosem.stages.learning import make_harvester, make_loop
 from monosem.stages.replay import find_dataset
 from monosem.stages.signals import stop_on_signal
-from monosem.stages.spec import RunSpec, SweepSpec, pack_runs
+from monosem.stages.spec import RunSpec, SweepSpec, check_one_process, pack_runs
 from monosem.store import layout
 from monosem.store.plain import sha256
 from monosem.store.store import Store, open_store
@@ -137,10 +137,7 @@ class InlineExecutor:
     feature_tasks = staticmethod(inline_tasks)
 
     def plan(self, shapes: Shapes, runs: tuple[RunSpec, ...], keeps: bool) -> list[Need]:
-        c = shapes.job.learner
-        for name, n in (("feature_shards", c.feature_shards), ("replicas", c.replicas if c.exchange == "ring" else 1)):
-            if n > 1:
-                raise InputError(f"learner.{name}={n}: --inline is one process; leave --inline out, or set it to 1")
+        check_one_process(shapes.job.learner)
         return memory_plan(shapes, [runs] if runs else [], inline=True, keeps=keeps)
 
     def execute(self, spec: SweepSpec, runs: list[RunSpec], report: Report) -> Status:

@@ -25,6 +25,7 @@ from monosem.stages.budget import (
     LEARNER,
     Need,
     Shapes,
+    file_bytes,
     host_bytes,
     inline_bytes,
     learner_bytes,
@@ -32,8 +33,8 @@ from monosem.stages.budget import (
     peak_together,
     ranks_by_cores,
 )
-from monosem.stages.prepare import check_shapes, order_of
-from monosem.stages.spec import RunSpec, expand_runs, pack_runs, settled
+from monosem.stages.prepare import check_group, check_shapes, check_target, order_of
+from monosem.stages.spec import RunSpec, check_one_process, expand_runs, pack_runs, settled
 
 
 @dataclass(frozen=True)
@@ -66,14 +67,14 @@ def outline_job(job: SweepJob, inline: bool = False, cluster: Cluster | None = N
     host, model, target = _host(job)
     check_shapes(job, host.context_length)
     runs = expand_runs(job, host.widths, target)
-    for run in runs:
-        if run.sae.d_sae < job.learner.feature_shards:
-            raise InputError(f"learner.feature_shards={job.learner.feature_shards}: run {run.name} has {run.sae.d_sae}")
-    if cluster and not inline:
+    if inline:
+        check_one_process(job.learner)
+    elif cluster:
         job = settled(job, runs, cluster.gpus, cluster.cores)
+    check_group(job, runs)
     shapes = Shapes(job, order_of(job), host.widths, host.bytes, host.vocab_size)
     packs = [list(runs)] if inline else pack_runs(runs, job.learner.pack_parameters)
-    mesh = GroupShape.of(job.learner)
+    mesh = GroupShape(slots=job.learner.slots) if inline else GroupShape.of(job.learner)
     return Planned(job, host, model, shapes, runs, packs, mesh)
 
 
@@ -87,11 +88,15 @@ def _host(job: SweepJob) -> tuple[HostShape, HostModel | None, str | None]:
         missing = [n for n in ("parameters", "vocab_size", "context_length") if not getattr(outline, n)]
         if missing:
             raise InputError(f"host.outline.{missing[0]}=0: an outline with a width needs {', '.join(missing)} too")
+        if job.sae.target:
+            check_target(job, job.sae.target, job.host.hook_point)
         names = [*job.host.hook_point, *([job.sae.target] if job.sae.target else [])]
         return from_outline(job.host, names), None, job.sae.target
     host = load_host(job.host, weights=False)
     points = resolve_hook_points(host.model, job.host.hook_point)
     target = resolve_hook_points(host.model, [job.sae.target], "sae.target")[0] if job.sae.target else None
+    if target:
+        check_target(job, target, points)
     names = [*points, *([target] if target else [])]
     length = min(job.corpus.context_length, host.model.context_length)
     shape = HostShape(
@@ -164,7 +169,7 @@ def _group(planned: Planned, pack: list[RunSpec], mesh: GroupShape, on_device: b
 def _rank_bytes(planned: Planned, pack: list[RunSpec], mesh: GroupShape, on_device: bool, wishes: Wishes) -> int:
     s, width = planned.shapes, sum(planned.shapes.widths[n] for n in pack[0].reads)
     if wishes.inline:
-        return inline_bytes(s, pack, 0)
+        return inline_bytes(s, pack, file_bytes(planned.job, planned.job.stream.tee is not None))
     if not on_device:
         return BASE["learner"] + learner_bytes(s, pack, width, mesh)
     memories = [_memory(planned, run, mesh, wishes, gpu=True) for run in pack]

@@ -46,7 +46,7 @@ def prepare_stream(
     widths = {name: host.model.width(name) for name in (*hook_points, *([target] if target else []))}
     _check_outline(job, host, widths)
     runs = expand_runs(job, widths, target)
-    _check_group(job, runs)
+    check_group(job, runs)
     check_memory(Shapes(job, order_of(job), widths, host_bytes(host.model), host.model.vocab_size), runs)
     open_source(job.corpus)  # a source that cannot be read is found before anything is written
     _check_writable(store)
@@ -73,9 +73,14 @@ def _target(job: SweepJob, host: Host, hook_points: Sequence[str]) -> str | None
     if job.sae.target is None:
         return None
     [target] = resolve_hook_points(host.model, [job.sae.target], "sae.target")
+    check_target(job, target, hook_points)
+    return target
+
+
+def check_target(job: SweepJob, target: str, hook_points: Sequence[str]) -> None:
+    """InputError if the hook point to reconstruct is one that is read."""
     if target in hook_points:
         raise InputError(f"sae.target={job.sae.target}: is also in host.hook_point; leave it out for autoencoders")
-    return target
 
 
 def special_tokens(skip_special: bool, host: Host) -> tuple[int, ...]:
@@ -123,7 +128,7 @@ def check_shapes(job: SweepJob, longest: int) -> None:
         )
 
 
-def _check_group(job: SweepJob, runs: Sequence[RunSpec]) -> None:
+def check_group(job: SweepJob, runs: Sequence[RunSpec]) -> None:
     """InputError if a rank of a learner group would have no features."""
     c, smallest = job.learner, min(run.sae.d_sae for run in runs)
     if c.feature_shards * max(1, c.replicas) > smallest:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, fields, replace
 from itertools import product
 
-from monosem.config.job import TOP_K, SweepJob
+from monosem.config.job import TOP_K, LearnerConfig, SweepJob
 from monosem.config.load import to_plain
 from monosem.errors import InputError
 from monosem.learn.mesh import Seat
@@ -124,6 +124,13 @@ def expand_runs(job: SweepJob, widths: dict[str, int], target: str | None = None
             config = _sae_config(job, widths[hook_point], factor, **chosen)
             runs.append(RunSpec(name, factor, hook_point, config, target))
     return tuple(runs)
+
+
+def check_one_process(c: LearnerConfig) -> None:
+    """InputError for what one process cannot do; tree replicas it can be, their bits do not depend on their number."""
+    for name, n in (("feature_shards", c.feature_shards), ("replicas", c.replicas if c.exchange == "ring" else 1)):
+        if n > 1:
+            raise InputError(f"learner.{name}={n}: --inline is one process; leave --inline out, or set it to 1")
 
 
 def _sae_config(job: SweepJob, d_in: int, factor: int, **chosen: object) -> SaeConfig:

@@ -158,8 +158,9 @@ class FsspecStore:
     """Anything fsspec reaches. An object store's PUT is already atomic; `create` is a conditional PUT."""
 
     def __init__(self, url: str):
-        self.url = url.rstrip("/")
-        self.protocol, _, self.prefix = self.url.partition("://")
+        self.protocol, _, path = url.partition("://")
+        self.prefix = path.rstrip("/")
+        self.url = f"{self.protocol}://{self.prefix}"
         self.fs = _filesystem(self.protocol)
 
     def get(self, path: str) -> bytes:
@@ -253,7 +254,7 @@ class FsspecStore:
             raise self._error("delete", path, error) from error
 
     def _at(self, path: str) -> str:
-        return f"{self.prefix}/{check_path(path)}" if path else self.prefix
+        return "/".join(filter(None, (self.prefix, check_path(path)))) if path else self.prefix
 
     def _error(self, verb: str, path: str, error: Exception) -> StoreError:
         return StoreError(f"store {self.url}: cannot {verb} {path}: {type(error).__name__}: {error}")

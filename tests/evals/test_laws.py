@@ -67,6 +67,21 @@ def test_nothing_is_next_when_nothing_would_tell():
     assert next_run(rows, None, ("k", 4))[0] == {}
 
 
+def test_what_is_there_already_is_not_next():
+    """Off the front, as runs are that did badly."""
+    rows = [row(8, 16, 16.0, 0.30), row(8, 32, 32.0, 0.31), row(8, 64, 64.0, 0.20)]
+    assert next_run(rows, None, ("k", 16))[0] == {}
+    law = PowerLaw(1.0, -0.5, None, 2)
+    assert next_run([row(800_000, 16, 16.0, 0.3)], law, ("k", 16))[0] == {}  # no job may ask for twice as many
+
+
+@pytest.mark.parametrize("fvu", [(0.3, 0.2), (0.2, 0.3), (0.9, 1e-6)])
+def test_no_law_of_computes_that_lie_close(fvu):
+    assert fit_power_law([1e17, 1.01e17], fvu) is None and fit_power_law([1e17, 1.01e17, 1.02e17], [*fvu, 0.1]) is None
+    law = fit_power_law([1e17, 1.5e17], fvu)
+    assert np.isfinite(law.a) and np.isfinite(law.at(3e17)) if law else True
+
+
 def test_no_number_between_those_that_are_there():
     rows = [row(2, 1, 1.0, 0.5), row(2, 2, 12.0, 0.2)]
     assert next_run(rows, None, ("k", 1))[0] == {}

@@ -40,6 +40,7 @@ def test_no_features_there(tmp_path, swept):  # noqa: F811
 def test_a_browser_of_earlier_tables_is_told(tmp_path, swept, capsys):  # noqa: F811
     store = shutil.copytree(swept, tmp_path / "store")
     for overrides, notes in (([], 0), (["features.tokens=640"], 1)):
+        assert run_cli("features", *overrides) == 2 if overrides else True
         assert run_cli("features", store / "sweeps/tiny/runs/1x-relu", *overrides) == 0
         said = capsys.readouterr().out
         assert said.count("shows the tables from before") == notes, said

@@ -65,6 +65,13 @@ def test_the_suggestion_is_the_smallest_that_fits(size, devices, slots):
         assert found.ranks == min(m.ranks for m in fitting) and rank_bytes(found) <= 100
 
 
+def test_a_suggestion_keeps_to_the_exchange():
+    """With all-reduce every replica holds all moments."""
+    mesh = GroupShape(1, 1, 4, "ring")
+    found = suggest(lambda m: 8 // m.shards + (0 if m.exchange == "ring" else -4), ("a",), mesh, Room(nodes=(4,) * 8))
+    assert found == GroupShape(1, 2, 4, "ring")
+
+
 def test_pace_is_set_by_the_slowest_or_by_the_cores():
     stream = StreamPace(item_s=1.0, rows=100, workers=2, threads=1)
     fast, slow = Pace(0.1, 0, 0, "memory", 1), Pace(1.0, 0.5, 0.25, "compute", 1)

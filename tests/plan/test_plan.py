@@ -121,7 +121,11 @@ def test_groups_that_cores_have_no_room_for_wait_as_they_do_on_ray(capfd):
         (["--cluster", "8xH200", "--efficiency", "nan"], "--efficiency=nan"),
         (["--cluster", "8xH200", "--l0", "-1"], "--l0=-1"),
         (["--cluster", "8xH200", "learner.replicas=9", "learner.slots=8"], "at most learner.slots=8"),
-        (["--cluster", "8xH200", "learner.feature_shards=4000"], "run 1x has 512"),
+        (["--cluster", "8xH200", "learner.feature_shards=4000"], "the smallest dictionary has only 512 features"),
+        (["--cluster", "2000xH100", "learner.feature_shards=32", "learner.replicas=32", "learner.slots=32"],
+         "learner.replicas=32, learner.feature_shards=32: the smallest dictionary has only 512"),
+        (["--cluster", "8xH200", "sae.target=mlp.post"], "sae.target=mlp.post: is also in host.hook_point"),
+        (["--inline", "learner.feature_shards=4"], "learner.feature_shards=4: --inline is one process"),
         (["--cluster", "8xH200", "host.outline.width=512"], "an outline with a width needs"),
         (["--cluster", "8xH200", "host.model=hf:a/b/c"], "must be hf:org/name"),
     ],
@@ -139,6 +143,18 @@ def test_hostile_options_get_one_line(capfd, arguments, says):
 def test_what_changes_bits_is_refused_in_one_process(tiny_job, capfd, wrong):
     assert run_cli("sweep", tiny_job, *(f"learner.{item}" for item in wrong), "--inline") == 2
     assert f"learner.{wrong[0]}: --inline is one process" in capfd.readouterr().err
+
+
+def test_one_process_is_planned_as_it_is(tiny_job, tmp_path, capfd):
+    """One rank whatever the replicas, and a dataset that is written beside counts among its bytes."""
+    found = []
+    for more in ([], ["learner.replicas=2"], [f"stream.tee={tmp_path / 'rows'}", "dataset.shard_rows=8388608"]):
+        given = [f"store={tmp_path / 'store'}", "learner.slots=2", *more]
+        assert run_cli("plan", tiny_job, *given, "--inline", "--json") == 0
+        found.append(json.loads(capfd.readouterr().out))
+    one, two, kept = found
+    assert one["waves"][0]["ranks"] == two["waves"][0]["ranks"] == 1
+    assert kept["runs"][0]["rank_bytes"] - one["runs"][0]["rank_bytes"] == 3 * 4 * 8388608 * 40  # the host's width
 
 
 def test_replicas_in_one_process_change_nothing_and_it_says_so(tiny_job, tmp_path, capfd):

@@ -56,6 +56,17 @@ def test_put_get_exists_list_delete(store):
         store.get("a/x")
 
 
+def test_a_store_may_be_all_of_memory():
+    """`memory://` by itself, as a test or a notebook names it."""
+    store = open_store("memory://")
+    assert store.url == "memory://"
+    name = uuid.uuid4().hex
+    store.put(f"{name}/b/x", b"1")
+    assert store.get(f"{name}/b/x") == b"1" and store.list(name) == ["b"] and store.exists(f"{name}/b/x")
+    store.delete_tree(name)
+    assert not store.exists(f"{name}/b/x")
+
+
 def test_create_is_for_one_only(store):
     assert store.create("log/1", b"first") is True
     assert store.create("log/1", b"second") is False
