@@ -126,7 +126,9 @@ class Learner:
         """Resample features silent in the last `resample_window` steps, on rows [n, d_in]. Returns how many."""
         dead_F = self.dead(self.train.resample_window)
         kept = ~masked_rows(x, y)
-        x, y = self._scaled(x[kept]), None if y is None else self._scaled(y[kept])
+        if not kept.all():
+            x, y = x[kept], None if y is None else y[kept]
+        x, y = self._scaled(x), None if y is None else self._scaled(y)
         chunk = self.train.batch_size // self.slots
         now = now_at(self.steps_done, self.config, self.train)
         reborn = resample(self.sae, dead_F, x, self.steps_done, chunk, self.manner, self.adam.reset, y, self.mesh, now)

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Sequence
 
-import torch
 from torch import Tensor
 
 import monosem.mkl  # noqa: F401
@@ -45,7 +44,16 @@ class RecentRows:
 
 def before(kept: Sequence[RecentRows], step: int) -> list[Tensor]:
     """`RecentRows.before` of several hook points, batch by batch, so that those read in step stay in step."""
-    parts = [[one.part(step, n) for one in kept] for n in kept[0].batches(step)]
+    found: list[Tensor] = []
+    at = 0
+    for n in kept[0].batches(step):
+        parts = [one.part(step, n) for one in kept]
+        if not found:  # as large as they get: collected in lists they would be held twice
+            size = min(kept[0].rows, step * kept[0].batch_size)
+            found = [part.new_empty(size, part.shape[1]) for part in parts]
+        for rows, part in zip(found, parts, strict=True):
+            rows[at : at + len(part)] = part
+        at += len(parts[0])
     for one in kept:
         one.held.clear()
-    return [torch.cat(rows) for rows in zip(*parts, strict=True)]
+    return found

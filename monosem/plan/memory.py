@@ -26,8 +26,11 @@ from monosem.store.checkpoints import KEEP
 
 CHECKPOINT = 3 * FLOAT
 """Bytes per parameter of a checkpoint: the parameter and its two moments."""
-DENSE_WORK = {"relu": 3, "topk": 5, "batch_topk": 7, "matryoshka": 8, "jumprelu": 7, "gated": 7}
-"""fp32 matrices [rows of a slot, f] that a dense step of each variant holds at a time."""
+DENSE_WORK = {"relu": 5, "topk": 6, "batch_topk": 7, "matryoshka": 8, "jumprelu": 12, "gated": 12}
+"""fp32 matrices [rows of a slot, f] that a dense step of each variant holds at a time, at most: measured by processes'
+peaks at 65,536 features, with every penalty, precision and kind of decoder."""
+DENSE_MORE = {"l1_power": 4, "tanh": 3}
+"""And with a power of the L1 penalty, and with jumprelu's tanh."""
 DENSE_AT_FIRST = ("relu", "jumprelu", "gated")
 """Variants whose untrained dictionaries are active in more features than a sparse step takes."""
 
@@ -99,7 +102,10 @@ def rooms(mesh: GroupShape, owned: int) -> int:
 
 
 def dense_work(sae: SaeConfig, slot: int, f: int) -> int:
-    return DENSE_WORK[sae.variant] * FLOAT * slot * f
+    matrices = DENSE_WORK[sae.variant]
+    matrices += DENSE_MORE["l1_power"] * (sae.variant == "relu" and sae.l1_power != 1.0)
+    matrices += DENSE_MORE["tanh"] * (sae.variant == "jumprelu" and sae.sparsity == "tanh")
+    return matrices * FLOAT * slot * f
 
 
 def sparse_work(sae: SaeConfig, slot: int, seen: int, f: int, precision: str, gpu: bool = False) -> int:

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 
-from monosem.config.job import SweepJob
+from monosem.config.job import SweepJob, TrainConfig
 from monosem.errors import InputError
 from monosem.evals.evaluate import batch_contexts
 from monosem.evals.sparsity import CHUNK_ELEMENTS
@@ -149,12 +149,22 @@ def learner_bytes(
     evaluation = evaluation_bytes(s, runs, l0 is None) // mesh.shards
     passing = max(m.step for m in memories)
     if not settled:
-        passing = max(passing, evaluation, *(m.checkpoint for m in memories))
+        median = MEDIAN * train.init_rows * pack_widths * FLOAT
+        passing = max(passing, evaluation, median, *(m.checkpoint for m in memories))
     own = sum(m.held for m in memories) + passing
-    rows = train.resample_rows if train.resample_steps else 0
+    rows = resample_copies(train) * train.resample_rows if train.resample_steps else 0
     held = (rows + train.init_rows + 4 * train.batch_size) * pack_widths * FLOAT
     held += 2 * s.order.segment_rows * pack_widths * FLOAT
     return int(own * (1 + SCATTERED if l0 is None else 1)) + held + s.host_bytes
+
+
+MEDIAN = 7
+"""How often the geometric median of some rows has as much memory as these, beside them: float64, and two of a step."""
+
+
+def resample_copies(train: TrainConfig) -> int:
+    """How often rows that resampling weighs are there at most: as they passed by and in one piece, and scaled."""
+    return 2 + (train.input_scale != "none")
 
 
 def _rank_memory(s: Shapes, run: RunSpec, mesh: GroupShape, l0: float | None, gpu: bool = False) -> RankMemory:
@@ -180,7 +190,7 @@ def device_bytes(s: Shapes, packs: Sequence[Sequence[RunSpec]], host_there: bool
         found += sum(m.held for m in dense) + 6 * t.batch_size * width * FLOAT
         found += max((max(a.step, 2 * b.step) for a, b in zip(dense, sparse, strict=True)), default=0)
     if host_there:
-        rows = t.resample_rows if t.resample_steps else 0
+        rows = resample_copies(t) * t.resample_rows if t.resample_steps else 0
         found += filling_bytes(s) + shared_bytes(s) + forward_bytes(s) + s.host_bytes
         found += (rows + t.init_rows) * sum(s.widths.values()) * FLOAT
     return found
