@@ -75,7 +75,7 @@ class HuggingFaceHost:
 
         InputError where a module gives anything but [B, T, width]; UnknownHookPoint for unknown names.
         """
-        found = captured(self, tokens_BT, hook_points)
+        found = captured(self, tokens_BT, hook_points, in_place=True)
         for name, x in found.items():
             if x.ndim != 3 or x.shape[:2] != tokens_BT.shape or not x.is_floating_point():
                 shape = f"{x.dtype} of shape {list(x.shape)}"

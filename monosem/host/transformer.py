@@ -78,7 +78,7 @@ class OneLayerTransformer(nn.Module):
 
     def capture(self, tokens_BT: Tensor, hook_points: Sequence[str]) -> dict[str, Tensor]:
         """Activations [B, T, width] at each of `hook_points`; nothing after the last is computed."""
-        return captured(self, tokens_BT, hook_points)
+        return captured(self, tokens_BT, hook_points, in_place=False)
 
     def width(self, hook_point: str) -> int:
         """Size of the last dimension at `hook_point`."""

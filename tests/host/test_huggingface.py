@@ -297,6 +297,32 @@ def test_other_families_have_module_paths(tmp_path):
             host.width("model.decoder.layers.1.fc2:in")
 
 
+IN_PLACE = {
+    "falcon": ("transformer.h.{}.mlp", {"parallel_attn": True, "alibi": False}),  # mlp_output += attention_output
+    "olmo": ("model.layers.{}.self_attn.q_proj", {"clip_qkv": 0.05, "intermediate_size": 48}),  # clamp_
+}
+
+
+@pytest.mark.parametrize("kind", sorted(IN_PLACE))
+def test_what_a_model_changes_in_place_is_kept_as_it_was(tmp_path, kind):
+    """Rows of a hook point do not depend on which others are asked for."""
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    from tests.host.families import add_tokenizer
+
+    place, more = IN_PLACE[kind]
+    sizes = {"vocab_size": VOCABULARY, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4}
+    tokens = {"bos_token_id": 0, "eos_token_id": 0, "pad_token_id": None, "max_position_embeddings": CONTEXT}
+    torch.manual_seed(0)
+    model = AutoModelForCausalLM.from_config(AutoConfig.for_model(kind, **sizes, **tokens, **more))
+    model.save_pretrained(tmp_path)
+    add_tokenizer(tmp_path)
+    host, names = load(str(tmp_path), None, "fp32", None).model, [place.format(0), place.format(1)]
+    together = host.capture(batch(), names)
+    for name in names:
+        assert torch.equal(together[name], host.capture(batch(), [name])[name])
+
+
 @pytest.mark.parametrize(
     "name, said",
     [
