@@ -25,6 +25,10 @@ class HostModel(Protocol):
         """The canonical name of a hook point; UnknownHookPoint if there is none of that name."""
         ...
 
+    def place(self, hook_point: str) -> object:
+        """Where a canonical hook point is: equal for two names of one place."""
+        ...
+
     def alias(self, hook_point: str) -> str:
         """What TransformerLens calls a canonical hook point, or its own name where that knows none."""
         ...

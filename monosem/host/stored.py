@@ -84,19 +84,19 @@ def load_host(config: HostConfig | str, weights: bool = True) -> Host:
     return _assemble(reference, unpack_json(config_data, f"{reference}/config.json"), weights_data, words)
 
 
-def resolve_hook_points(
-    model: HostModel, hook_points: list[str], field: str = "host.hook_point"
-) -> tuple[str, ...]:
+def resolve_hook_points(model: HostModel, hook_points: list[str], field: str = "host.hook_point") -> tuple[str, ...]:
     """Canonical names, in order; an unknown one, or two names of one point, is an InputError that names `field`."""
-    found: dict[str, str] = {}
+    found: dict[str, None] = {}
+    places: dict[object, str] = {}
     for name in hook_points:
         try:
             canonical = model.resolve(name)
         except UnknownHookPoint as error:
             raise InputError(f"{field}={name!r}: {error}") from None
-        if canonical in found:
-            raise InputError(f"{field}={name!r}: the same point as {found[canonical]!r}")
-        found[canonical] = name
+        place = model.place(canonical)
+        if place in places:
+            raise InputError(f"{field}={name!r}: the same point as {places[place]!r}")
+        found[canonical], places[place] = None, name
     return tuple(found)
 
 

@@ -73,6 +73,9 @@ class OneLayerTransformer(nn.Module):
         hint = f" (did you mean {near[0]}?)" if near else ""
         raise UnknownHookPoint(f"must be one of {', '.join(HOOK_POINTS)}{hint}")
 
+    def place(self, hook_point: str) -> str:
+        return hook_point
+
     def alias(self, hook_point: str) -> str:
         return f"blocks.0.{TRANSFORMER_LENS[hook_point]}"
 

@@ -15,7 +15,7 @@ from monosem.stages.spec import RunSpec, SweepSpec, expand_runs, first_differenc
 from monosem.store import layout
 from monosem.store.plain import pack_json, sha256, unpack_json
 from monosem.store.store import Store
-from monosem.text.index import Report, prepare
+from monosem.text.index import Corpus, Report, prepare
 from monosem.text.selection import Selection
 from monosem.text.sources import open_source
 
@@ -51,6 +51,7 @@ def prepare_stream(
     open_source(job.corpus)  # a source that cannot be read is found before anything is written
     _check_writable(store)
     corpus = prepare(store, job.corpus, host.tokenizer, report, host.end_token, host.begin_token)
+    _check_vocabulary(job, host, corpus)
     skipped = special_tokens(job, host)
     selection = Selection(corpus.train, job.stream.rows_per_context, job.stream.skip_positions, frozenset(skipped))
     return SweepSpec(
@@ -73,9 +74,22 @@ def _target(job: SweepJob, host: Host, hook_points: Sequence[str]) -> str | None
     if job.sae.target is None:
         return None
     [target] = resolve_hook_points(host.model, [job.sae.target], "sae.target")
-    if target in hook_points:
+    if host.model.place(target) in map(host.model.place, hook_points):
         raise InputError(f"sae.target={job.sae.target}: is also in host.hook_point; leave it out for autoencoders")
     return target
+
+
+def _check_vocabulary(job: SweepJob, host: Host, corpus: Corpus) -> None:
+    """InputError if the text has tokens that the host has no embedding for: on a GPU they end the whole process."""
+    names = (host.end_token, host.begin_token) if job.corpus.bos else (host.end_token,)
+    ids = [host.tokenizer.token_to_id(name) for name in names]
+    highest = max(*ids, *(int(side.tokens_NT.max()) for side in (corpus.train, corpus.heldout)))
+    known = host.model.vocab_size
+    if highest >= known:
+        raise InputError(
+            f"host.model={job.host.model!r}: its tokenizer makes token {highest} of this text "
+            f"({host.tokenizer.id_to_token(highest)!r}), the model knows 0 to {known - 1}; they do not belong together"
+        )
 
 
 def special_tokens(job: SweepJob, host: Host) -> tuple[int, ...]:
