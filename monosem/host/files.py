@@ -11,6 +11,8 @@ from monosem.errors import InputError
 _PICKLED = (".bin", ".pt", ".pth", ".ckpt")
 _SHARD = re.compile(r"model-[0-9]{5}-of-[0-9]{5}\.safetensors")
 _WANTED = {"allow_patterns": ["*.json", "model*.safetensors"], "ignore_patterns": ["*/*"]}
+SPECIAL_TOKENS = ("tokenizer_config.json", "special_tokens_map.json")
+"""Where the end-of-text token is named, in order; a model may have none of them."""
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 _REPOSITORY = re.compile(r"hf:([\w.-]+/)?[\w.-]+")
 
@@ -32,7 +34,10 @@ def locate(reference: str, revision: str | None) -> tuple[Path, str | None]:
 
 
 def _fetched(reference: str, revision: str | None) -> tuple[Path, str]:
-    """The snapshot of a hub model, only the files that are read. A commit that is already here asks nobody."""
+    """The snapshot of a hub model, only the files that are read. A commit that is already here asks nobody.
+
+    One without a file that names the special tokens may lack it, and is taken as it is only if the hub cannot be asked.
+    """
     if not _REPOSITORY.fullmatch(reference):
         raise InputError(f"host.model={reference!r}: must be hf:org/name, as in hf:EleutherAI/pythia-70m")
     import httpx2
@@ -40,7 +45,8 @@ def _fetched(reference: str, revision: str | None) -> tuple[Path, str]:
     from huggingface_hub.errors import RepositoryNotFoundError
 
     repo = reference.removeprefix("hf:")
-    if revision and _COMMIT.fullmatch(revision) and (here := _cached(repo, revision)):
+    here = _cached(repo, revision) if revision and _COMMIT.fullmatch(revision) else None
+    if here and any((here / name).exists() for name in SPECIAL_TOKENS):
         return here, revision
     try:
         commit, names = _contents(HfApi(), repo, revision)
@@ -49,6 +55,8 @@ def _fetched(reference: str, revision: str | None) -> tuple[Path, str]:
     except RepositoryNotFoundError as error:  # the hub answers the same for a private one
         raise InputError(f"host.model={reference!r}: no such model, or none that your HF_TOKEN may read") from error
     except (httpx2.HTTPError, OSError) as error:
+        if here:
+            return here, revision
         raise InputError(
             f"host.model={reference!r}: not to be had from the Hugging Face hub ({type(error).__name__}: "
             f"{one_line(error)}); a local directory works too"

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from monosem.errors import InputError, IntegrityError
-from monosem.host.files import locate, near, one_line, weight_files
+from monosem.host.files import SPECIAL_TOKENS, locate, near, one_line, weight_files
 from monosem.host.model import Edits, captured
 from monosem.host.points import PointMap, alias, attach
 from monosem.store.plain import sha256, unpack_json
@@ -222,7 +222,7 @@ def _tokenizer(reference: str, directory: Path, config: Any) -> tuple[Tokenizer,
 
 def _special(directory: Path, config: Any, tokenizer: Tokenizer, which: str) -> str | None:
     """The token as the tokenizer's own files name it; only if they are silent, as config.json does."""
-    for name in ("tokenizer_config.json", "special_tokens_map.json"):
+    for name in SPECIAL_TOKENS:
         settings = _json(directory / name) if (directory / name).exists() else {}
         if f"{which}_token" in settings:
             token = settings[f"{which}_token"]

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from tokenizers import Tokenizer
 from torch.testing import assert_close
 
 from monosem.errors import InputError, IntegrityError
@@ -15,6 +16,7 @@ from monosem.host import huggingface
 from monosem.host.huggingface import load
 from monosem.host.model import UnknownHookPoint
 from monosem.host.points import POINTS, alias, canonical, split
+from monosem.text.tokens import END_OF_TEXT
 from tests.host.families import CONTEXT, FAMILIES, LAYERS, VOCABULARY, make_host
 
 GEMMA2 = ("gemma2", "gemma3_text")
@@ -703,6 +705,33 @@ def test_a_half_fetched_snapshot_is_completed(hub, tmp_path, lost):
     hub.asked.clear()
     assert load("hf:toys/tiny", COMMIT, "fp32", None).model.vocab_size == VOCABULARY
     assert hub.asked
+
+
+def test_a_snapshot_that_another_tool_fetched_has_the_end_token_of_the_hub(hub, copied):
+    """It may lack the file that names the token; config.json names another."""
+    from huggingface_hub import hf_hub_download
+
+    tokenizer = Tokenizer.from_file(str(copied / "tokenizer.json"))
+    tokenizer.add_special_tokens(["<|im_end|>"])
+    tokenizer.save(str(copied / "tokenizer.json"))
+    write(copied / "tokenizer_config.json", eos_token="<|im_end|>")
+    for name in ("config.json", "model.safetensors", "tokenizer.json"):
+        hf_hub_download("toys/tiny", name, revision=COMMIT)
+    assert load("hf:toys/tiny", COMMIT, "fp32", None, weights=False).end_token == "<|im_end|>"
+    hub.asked.clear()
+    assert load("hf:toys/tiny", COMMIT, "fp32", None, weights=False).end_token == "<|im_end|>" and not hub.asked
+
+
+@pytest.mark.parametrize("named", [True, False])
+def test_a_snapshot_without_settings_serves_where_the_hub_is_out_of_reach(hub, copied, monkeypatch, named):
+    from huggingface_hub import constants, hf_hub_download
+
+    (copied / "tokenizer_config.json").unlink()
+    for name in ("config.json", "model.safetensors", "tokenizer.json"):
+        hf_hub_download("toys/tiny", name, revision=COMMIT)
+    if not named:
+        monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
+    assert load("hf:toys/tiny", COMMIT, "fp32", None, weights=False).end_token == END_OF_TEXT
 
 
 @pytest.mark.parametrize(
