@@ -189,6 +189,9 @@ def _config(reference: str, directory: Path) -> Any:
     if kind not in CAUSAL or config.is_encoder_decoder or (named and CAUSAL[kind] not in named):
         what = ", ".join(named) or kind
         raise InputError(f"{where}: {what} is not a causal language model on text, as GPTNeoXForCausalLM is")
+    if config.get_text_config(decoder=True) is not config:  # its vision tower is not causal, and need not be
+        what = ", ".join(named) or kind
+        raise InputError(f"{where}: {what} is a model of text and something else; save its language model alone")
     return config
 
 

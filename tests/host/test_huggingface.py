@@ -577,6 +577,21 @@ def test_refused(copied, spoil, said):
     assert said in str(error.value) and str(error.value).startswith("host.model=") and "\n" not in str(error.value)
 
 
+def test_a_model_of_text_and_images_is_refused_for_what_it_is(tmp_path):
+    from transformers import Gemma3Config, Gemma3ForConditionalGeneration
+
+    from tests.host.families import add_tokenizer
+
+    sizes = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+    images = sizes | {"image_size": 16, "patch_size": 8}
+    config = Gemma3Config(text_config=FAMILIES["gemma3_text"][1], vision_config=images, mm_tokens_per_image=4)
+    Gemma3ForConditionalGeneration(config).save_pretrained(tmp_path)
+    add_tokenizer(tmp_path)
+    for weights in (True, False):
+        with pytest.raises(InputError, match="Gemma3ForConditionalGeneration is a model of text and something else"):
+            load(str(tmp_path), None, "fp32", None, weights=weights)
+
+
 def test_broken_weights(copied):
     data = (copied / "model.safetensors").read_bytes()
     (copied / "model.safetensors").write_bytes(data[: len(data) // 2])
