@@ -13,9 +13,12 @@ from torch.testing import assert_close
 
 from monosem.errors import InputError, IntegrityError
 from monosem.host import huggingface
+from monosem.host.direct import direct_path
 from monosem.host.huggingface import load
 from monosem.host.model import UnknownHookPoint
 from monosem.host.points import POINTS, alias, canonical, split
+from monosem.host.stored import load_host
+from monosem.store.store import open_store
 from monosem.text.tokens import END_OF_TEXT
 from tests.host.families import CONTEXT, FAMILIES, LAYERS, VOCABULARY, make_host
 
@@ -390,6 +393,31 @@ def test_widths_need_no_weights(directories, family):
     assert [outline.model.width(n) for n in names] == [full.model.width(n) for n in names]
     assert all(full.model.capture(batch(), [n])[n].shape[-1] == outline.model.width(n) for n in names)
     assert (outline.digest, outline.card, outline.end_token) == (full.digest, full.card, full.end_token)
+
+
+@pytest.mark.parametrize("family", ["gpt2", "gpt_neox", "llama"])
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_a_bias_does_not_round_the_direct_path(directories, family, precision):
+    host = load(str(directories(family)), None, precision, None).model
+    last = {"gpt2": "mlp.c_proj", "gpt_neox": "mlp.dense_4h_to_h", "llama": "mlp.down_proj"}[family]
+    module = block_of(host.model, family, 1).get_submodule(last)
+    weight = module.weight if family == "gpt2" else module.weight.T
+    if family != "llama":
+        module.bias.data.normal_(std=5)
+    assert_close(direct_path(host, "blocks.1.mlp.post").write_WD, weight.float(), rtol=1e-6, atol=2e-6)
+
+
+def test_a_directory_by_any_of_its_names(directories, monkeypatch):
+    place = directories("gpt2")
+    monkeypatch.setenv("HOME", str(place.parent))
+    first = load_host(str(place), weights=False).digest
+    for name in ("~/gpt2", f"file://{place}", f"file://{place}/"):
+        assert load_host(name, weights=False).digest == first
+    store = open_store("memory://hosts")
+    for name in ("config.json", "model.safetensors", "tokenizer.json"):
+        store.put(f"gpt2/{name}", (place / name).read_bytes())
+    with pytest.raises(InputError, match=r"memory://hosts/gpt2': its config.json is not of a host in a store"):
+        load_host("memory://hosts/gpt2")
 
 
 def test_spread_over_places(directories, tmp_path):
