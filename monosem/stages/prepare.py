@@ -4,7 +4,7 @@ import uuid
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
-from monosem.config.job import SweepJob
+from monosem.config.job import SweepJob, TruthJob
 from monosem.config.load import to_plain
 from monosem.errors import InputError, MonosemError
 from monosem.host.stored import Host, load_host, resolve_hook_points
@@ -108,7 +108,7 @@ def _pinned(job: SweepJob, host: Host) -> SweepJob:
 
 def check_shapes(job: SweepJob, longest: int) -> None:
     """InputError if the job's sizes do not go together. `longest`: most tokens that the host reads."""
-    c, s, t = job.corpus, job.stream, job.train
+    c, s = job.corpus, job.stream
     if c.context_length > longest:
         raise InputError(f"corpus.context_length={c.context_length}: host {job.host.model} takes at most {longest}")
     left = c.context_length - s.skip_positions
@@ -117,8 +117,7 @@ def check_shapes(job: SweepJob, longest: int) -> None:
         raise InputError(
             f"stream.rows_per_context={s.rows_per_context}: at most corpus.context_length={c.context_length}{skipped}"
         )
-    if t.batch_size % job.learner.slots:
-        raise InputError(f"learner.slots={job.learner.slots}: must divide train.batch_size={t.batch_size}")
+    check_training(job)
     if job.learner.replicas > job.learner.slots:
         raise InputError(
             f"learner.replicas={job.learner.replicas}: at most learner.slots={job.learner.slots}, "
@@ -126,6 +125,13 @@ def check_shapes(job: SweepJob, longest: int) -> None:
         )
     if job.learner.exchange == "ring" and not job.learner.replicas:
         raise InputError("learner.replicas=0: with learner.exchange=ring results depend on their number; say it")
+
+
+def check_training(job: SweepJob | TruthJob) -> None:
+    """InputError if the steps of training do not go together, with or without a host."""
+    t = job.train
+    if t.batch_size % job.learner.slots:
+        raise InputError(f"learner.slots={job.learner.slots}: must divide train.batch_size={t.batch_size}")
     late = [n for n in t.resample_steps if n >= t.steps]
     if late:
         raise InputError(f"train.resample_steps={t.resample_steps}: {late[0]} is not before train.steps={t.steps}")
