@@ -1,7 +1,8 @@
 """How rows are written to a file: as they are, or rounded by an amount that is measured.
 
     raw, zstd   x: fixed_size_list<float32>[width]          every bit; zstd also compresses the file's buffers
-    bf16        x: fixed_size_list<uint16>[width]           the upper half of each float32, rounded to nearest even
+    bf16        x: fixed_size_list<uint16>[width]           the upper half of each float32, rounded to nearest even,
+                                                            and to the largest finite one where that is infinite
     int8        x: fixed_size_list<int8>[width]             with one scale per row and 64 values:
                 scale: fixed_size_list<float32>[width/64]   x = int8 * scale, scale = largest |x| / 127
 
@@ -63,9 +64,12 @@ def encode(rows: np.ndarray, codec: str) -> dict[str, pa.Array]:
         return {"x": lists(_upper_halves(rows))}
     groups = _groups(rows)
     scale = np.abs(groups).max(axis=2) / np.float32(127)
-    with np.errstate(invalid="ignore"):
+    with np.errstate(invalid="ignore", over="ignore"):
+        # near the largest float, 127 steps of a scale that was rounded up would be infinite
+        scale = np.where(np.isinf(scale * np.float32(127)), np.nextafter(scale, np.float32(0)), scale)
         quotient = groups / np.where(scale > 0, scale, np.float32(1))[:, :, None]
-        whole = np.rint(np.nan_to_num(quotient)).astype(np.int8)
+        # where the largest is subnormal, so coarse is the scale that a quotient may be beyond 127
+        whole = np.clip(np.rint(np.nan_to_num(quotient)), -127, 127).astype(np.int8)
     return {"x": lists(whole.reshape(len(rows), -1)[:, : rows.shape[1]]), "scale": lists(scale)}
 
 
@@ -103,6 +107,8 @@ def _upper_halves(rows: np.ndarray) -> np.ndarray:
     """
     bits = np.ascontiguousarray(rows).view(np.uint32)
     halves = ((bits + np.uint32(0x7FFF) + ((bits >> np.uint32(16)) & np.uint32(1))) >> np.uint32(16)).astype(np.uint16)
+    too_large = ((halves & 0x7FFF) == 0x7F80) & np.isfinite(rows)
+    halves[too_large] -= np.uint16(1)
     halves[np.isnan(rows)] = 0x7FC0
     return halves
 

@@ -15,6 +15,7 @@ import hashlib
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
+from os import SEEK_END
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +23,7 @@ import pyarrow as pa
 
 from monosem.dataset.manifest import BLOCK_ROWS
 from monosem.errors import InputError
+from monosem.store.saved import STATE, is_whole_stream, named_files
 
 KINDS = (".arrow", ".safetensors", ".npy")
 DTYPES = {"F16": "<f2", "BF16": "<u2", "F32": "<f4", "F64": "<f8"}
@@ -84,9 +86,8 @@ def _files(source: str) -> tuple[list[Path], str]:
     if (path / "dataset_dict.json").exists():
         parts = sorted(p.name for p in path.iterdir() if p.is_dir())
         raise InputError(f"source={source!r}: holds several datasets ({', '.join(parts)}); give the directory of one")
-    if (path / "state.json").exists():
-        names = [entry["filename"] for entry in _json(path / "state.json").get("_data_files", [])]
-        found = [path / name for name in names]
+    if (path / STATE).exists():
+        found = [path / name for name in named_files(_bytes(path / STATE), str(path / STATE))]
     elif path.is_dir():
         found = sorted(p for p in path.iterdir() if p.suffix in KINDS)
     else:
@@ -209,8 +210,17 @@ def _batches(path: Path) -> Iterator[pa.RecordBatch]:
     try:
         with pa.memory_map(str(path)) as file:
             yield from pa.ipc.open_stream(file)
+        _check_end(path)
     except (pa.ArrowException, OSError) as error:
         raise InputError(f"{path}: not an Arrow stream as `datasets` saves it: {error}") from error
+
+
+def _check_end(path: Path) -> None:
+    with open(path, "rb") as file:
+        head = file.read(8)
+        file.seek(max(0, file.seek(0, SEEK_END) - 8))
+        if not is_whole_stream(head, file.read(8)):
+            raise OSError("its end marker is missing, so it was cut")
 
 
 def _lists(column_type: pa.DataType) -> pa.DataType | None:
@@ -269,8 +279,8 @@ def _arrow_rows(path: Path, key: str) -> Iterator[np.ndarray]:
             yield _float32(values.to_numpy(zero_copy_only=False).reshape(-1, width))
 
 
-def _json(path: Path) -> dict:
+def _bytes(path: Path) -> bytes:
     try:
-        return json.loads(path.read_text())
-    except (ValueError, OSError, RecursionError) as error:
+        return path.read_bytes()
+    except OSError as error:
         raise InputError(f"{path}: not readable: {error}") from error

@@ -10,7 +10,7 @@ import pyarrow as pa
 
 from monosem.dataset.blocks import BlockReader
 from monosem.dataset.codec import decode, lists
-from monosem.dataset.foreign import find_foreign
+from monosem.dataset.foreign import Foreign, find_foreign
 from monosem.dataset.manifest import Dataset
 from monosem.dataset.writer import DatasetWriter, Plan
 from monosem.errors import InputError
@@ -33,7 +33,13 @@ def import_dataset(
     A row that has a NaN or an infinity is masked: all NaN. The order names the files' digest, so that the same call
     goes on after a stop, and other files in the same place are an InputError. `report` is called with rows written.
     """
-    foreign = find_foreign(source, key)
+    return import_foreign(find_foreign(source, key), store, prefix, codec, shard_rows, report)
+
+
+def import_foreign(
+    foreign: Foreign, store: Store, prefix: str, codec: str, shard_rows: int, report: Report = lambda rows: None
+) -> Dataset:
+    """`import_dataset` of files that were found already: their number of rows is known."""
     origin = {
         "digest": foreign.digest(),
         "files": len(foreign.files),

@@ -116,6 +116,7 @@ class ShardWriter:
     def finish(self) -> Dataset:
         """Write the manifest, once every shard is there; and let the shards' own records go."""
         if self.finished():
+            self._forget()  # a kill may have left some
             return open_dataset(self.store.url, self.prefix)
         records = [self._record(first) for first, _ in self.plan.shards()]
         error = records[0]["error"]
@@ -136,9 +137,12 @@ class ShardWriter:
         )
         self.store.create(self.path(MANIFEST), pack_json(manifest.as_json()))
         written = unpack_json(self.store.get(self.path(MANIFEST)), MANIFEST)
-        for first, _ in p.shards():
-            self.store.delete(self.path(f"{SHARDS}/{first:015d}.json"))
+        self._forget()
         return Dataset(self.store, self.prefix, read_manifest(written, self.path(MANIFEST)))
+
+    def _forget(self) -> None:
+        for first in self.done():
+            self.store.delete(self.path(f"{SHARDS}/{first:015d}.json"))
 
     def _record(self, first: int) -> dict:
         path = self.path(f"{SHARDS}/{first:015d}.json")

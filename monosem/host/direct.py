@@ -98,10 +98,15 @@ def _of_hugging_face(host: HuggingFaceHost, hook_point: str) -> DirectPath | Non
 
 @torch.no_grad()
 def _matrix(module: nn.Module, width: int) -> Tensor:
-    """The linear part of a projection, [width, D], however the class keeps it."""
+    """The linear part of a projection, float32 [width, D], however the class keeps it and wherever its weights are.
+
+    In bf16 the bias would round the weights off: rows so large that the bias vanishes beside them, scaled by a power of
+    two, keep every bit of theirs.
+    """
     weight = next(module.parameters())
+    scale = 1.0 if weight.dtype == torch.float32 else 2.0**40
     eye = torch.eye(width, dtype=weight.dtype, device=weight.device)
-    return (module(eye) - module(torch.zeros_like(eye[:1]))).float()
+    return (module(scale * eye).float() - module(torch.zeros_like(eye[:1])).float()) / scale
 
 
 @torch.no_grad()

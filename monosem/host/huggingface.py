@@ -3,9 +3,7 @@
 Shape letters: B contexts, T tokens, V vocabulary.
 """
 
-import difflib
 import hashlib
-import re
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
@@ -19,16 +17,12 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from monosem.errors import InputError, IntegrityError
+from monosem.host.files import SPECIAL_TOKENS, locate, near, one_line, weight_files
 from monosem.host.model import Edits, captured
 from monosem.host.points import PointMap, alias, attach
 from monosem.store.plain import sha256, unpack_json
 
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16}
-_PICKLED = (".bin", ".pt", ".pth", ".ckpt")
-_SHARD = re.compile(r"model-[0-9]{5}-of-[0-9]{5}\.safetensors")
-_WANTED = {"allow_patterns": ["*.json", "model*.safetensors"], "ignore_patterns": ["*/*"]}
-_COMMIT = re.compile(r"[0-9a-f]{40}")
-_REPOSITORY = re.compile(r"hf:([\w.-]+/)?[\w.-]+")
 
 
 class HuggingFaceHost:
@@ -55,6 +49,11 @@ class HuggingFaceHost:
         """The canonical name; UnknownHookPoint (one line) if there is no such place in this model."""
         return self.points.resolve(hook_point)
 
+    def place(self, hook_point: str) -> tuple[str, bool]:
+        """(module path, whether it is the module's input): `blocks.0.mlp.out` is also called by its module's path."""
+        found = self.points.place(hook_point)
+        return found.path, found.is_input
+
     def alias(self, hook_point: str) -> str:
         """TransformerLens' name of a canonical hook point, or its own."""
         return alias(hook_point)
@@ -75,7 +74,7 @@ class HuggingFaceHost:
 
         InputError where a module gives anything but [B, T, width]; UnknownHookPoint for unknown names.
         """
-        found = captured(self, tokens_BT, hook_points)
+        found = captured(self, tokens_BT, hook_points, in_place=True)
         for name, x in found.items():
             if x.ndim != 3 or x.shape[:2] != tokens_BT.shape or not x.is_floating_point():
                 shape = f"{x.dtype} of shape {list(x.shape)}"
@@ -147,7 +146,7 @@ def load(reference: str, revision: str | None, precision: str, device_map: str |
     _need(reference, "transformers", "huggingface_hub", *(["accelerate"] if device_map else []))
     import transformers
 
-    directory, commit = _locate(reference, revision)
+    directory, commit = locate(reference, revision)
     config = _config(reference, directory)
     tokenizer, end, begin = _tokenizer(reference, directory, config)
     attention = _attention(config)
@@ -172,96 +171,6 @@ def load(reference: str, revision: str | None, precision: str, device_map: str |
     return Loaded(host, tokenizer, _digest(directory), card, end, begin)
 
 
-def _locate(reference: str, revision: str | None) -> tuple[Path, str | None]:
-    """The directory that holds the files, and the hub's commit."""
-    if reference.startswith("hf:"):
-        directory, commit = _fetched(reference, revision)
-    elif revision is not None:
-        raise InputError(f"host.revision={revision!r}: only hf: models have revisions, {reference!r} is a directory")
-    else:
-        directory, commit = Path(reference), None
-    if not directory.is_dir():
-        beside = [p.name for p in directory.parent.iterdir() if p.is_dir()] if directory.parent.is_dir() else []
-        near = _near(directory.name, beside)
-        raise InputError(f"host.model={reference!r}: no such directory{near}; or name hf:org/name")
-    _check_files(reference, [p.name for p in directory.iterdir()])
-    return directory, commit
-
-
-def _fetched(reference: str, revision: str | None) -> tuple[Path, str]:
-    """The snapshot of a hub model, only the files that are read. A commit that is already here asks nobody."""
-    if not _REPOSITORY.fullmatch(reference):
-        raise InputError(f"host.model={reference!r}: must be hf:org/name, as in hf:EleutherAI/pythia-70m")
-    import httpx2
-    from huggingface_hub import HfApi, snapshot_download
-    from huggingface_hub.errors import RepositoryNotFoundError
-
-    repo = reference.removeprefix("hf:")
-    if revision and _COMMIT.fullmatch(revision) and (here := _cached(repo, revision)):
-        return here, revision
-    try:
-        commit, names = _contents(HfApi(), repo, revision)
-        _check_files(reference, names)  # before gigabytes move
-        return Path(snapshot_download(repo, revision=commit, **_WANTED)), commit
-    except RepositoryNotFoundError as error:  # the hub answers the same for a private one
-        raise InputError(f"host.model={reference!r}: no such model, or none that your HF_TOKEN may read") from error
-    except (httpx2.HTTPError, OSError) as error:
-        raise InputError(
-            f"host.model={reference!r}: not to be had from the Hugging Face hub ({type(error).__name__}: "
-            f"{_line(error)}); a local directory works too"
-        ) from error
-
-
-def _contents(api: Any, repo: str, revision: str | None) -> tuple[str, list[str]]:
-    """The commit that a revision means now, and the names of its files."""
-    from huggingface_hub.errors import RevisionNotFoundError
-
-    try:
-        info = api.model_info(repo, revision=revision)
-    except RevisionNotFoundError as error:
-        refs = api.list_repo_refs(repo)
-        near = _near(str(revision), [ref.name for ref in (*refs.branches, *refs.tags)])
-        raise InputError(f"host.revision={revision!r}: {repo} has no such commit, tag or branch{near}") from error
-    return info.sha, [sibling.rfilename for sibling in info.siblings or []]
-
-
-def _cached(repo: str, commit: str) -> Path | None:
-    """The complete snapshot of a commit in this machine's cache. A commit never changes."""
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import LocalEntryNotFoundError
-
-    try:
-        here = Path(snapshot_download(repo, revision=commit, local_files_only=True, **_WANTED))
-        _check_files(repo, [p.name for p in here.iterdir()])
-    except (LocalEntryNotFoundError, InputError):  # not here, or only in part: the hub has the rest
-        return None
-    return here
-
-
-def _weights(names: Iterable[str]) -> list[str]:
-    """Those of the files that hold the weights: one file, or all shards. Empty if any is missing."""
-    if "model.safetensors" in names:
-        return ["model.safetensors"]
-    shards = sorted(name for name in names if _SHARD.fullmatch(name))
-    complete = shards and "model.safetensors.index.json" in names and len(shards) == int(shards[0][-17:-12])
-    return shards if complete else []
-
-
-def _check_files(reference: str, names: list[str]) -> None:
-    """InputError unless the files of a model that can be read are all there."""
-    where = f"host.model={reference!r}"
-    if "config.json" not in names:
-        raise InputError(f"{where}: no config.json there; a Hugging Face model's files are needed")
-    if "adapter_config.json" in names:
-        raise InputError(f"{where}: is an adapter; merge it into its base model and save that")
-    if not _weights(names):
-        pickled = next((name for name in names if name.endswith(_PICKLED)), None)
-        why = f"{pickled} is a pickle, which is refused" if pickled else "model.safetensors or a shard is missing"
-        raise InputError(f"{where}: {why}; save_pretrained of transformers writes *.safetensors")
-    if "tokenizer.json" not in names:
-        raise InputError(f"{where}: no tokenizer.json; save the model's fast tokenizer (AutoTokenizer) beside it")
-
-
 def _config(reference: str, directory: Path) -> Any:
     """The model's configuration; InputError for all but causal language models that transformers itself knows."""
     from transformers import AutoConfig
@@ -273,13 +182,16 @@ def _config(reference: str, directory: Path) -> Any:
     if "auto_map" in raw:
         raise InputError(f"{where}: config.json brings its own code (auto_map), which is never run")
     if kind not in CONFIG_MAPPING_NAMES:
-        raise InputError(f"{where}: unknown model_type {kind!r}{_near(str(kind), CONFIG_MAPPING_NAMES)}")
+        raise InputError(f"{where}: unknown model_type {kind!r}{near(str(kind), CONFIG_MAPPING_NAMES)}")
     if "quantization_config" in raw:
         raise InputError(f"{where}: its weights are quantised; take the model in full precision (fp32 or bf16)")
     config = AutoConfig.from_pretrained(directory, local_files_only=True, trust_remote_code=False)
     if kind not in CAUSAL or config.is_encoder_decoder or (named and CAUSAL[kind] not in named):
         what = ", ".join(named) or kind
         raise InputError(f"{where}: {what} is not a causal language model on text, as GPTNeoXForCausalLM is")
+    if config.get_text_config(decoder=True) is not config:  # its vision tower is not causal, and need not be
+        what = ", ".join(named) or kind
+        raise InputError(f"{where}: {what} is a model of text and something else; save its language model alone")
     return config
 
 
@@ -302,7 +214,7 @@ def _tokenizer(reference: str, directory: Path, config: Any) -> tuple[Tokenizer,
     try:
         tokenizer = Tokenizer.from_file(str(directory / "tokenizer.json"))
     except Exception as error:  # the Rust side raises Exception itself
-        raise InputError(f"host.model={reference!r}: tokenizer.json is not readable: {_line(error)}") from error
+        raise InputError(f"host.model={reference!r}: tokenizer.json is not readable: {one_line(error)}") from error
     tokenizer.no_truncation()
     tokenizer.no_padding()
     end, begin = (_special(directory, config, tokenizer, which) for which in ("eos", "bos"))
@@ -313,7 +225,7 @@ def _tokenizer(reference: str, directory: Path, config: Any) -> tuple[Tokenizer,
 
 def _special(directory: Path, config: Any, tokenizer: Tokenizer, which: str) -> str | None:
     """The token as the tokenizer's own files name it; only if they are silent, as config.json does."""
-    for name in ("tokenizer_config.json", "special_tokens_map.json"):
+    for name in SPECIAL_TOKENS:
         settings = _json(directory / name) if (directory / name).exists() else {}
         if f"{which}_token" in settings:
             token = settings[f"{which}_token"]
@@ -339,7 +251,7 @@ def _read(reference: str, directory: Path, **how: Any) -> Any:
             **how,
         )
     except SafetensorError as error:
-        raise IntegrityError(f"host {reference}: broken safetensors: {_line(error)}") from error
+        raise IntegrityError(f"host {reference}: broken safetensors: {one_line(error)}") from error
     if wrong := sorted(report["missing_keys"]) + sorted(str(key) for key in report["mismatched_keys"]):
         more = f" and {len(wrong) - 1} more" if len(wrong) > 1 else ""
         raise InputError(f"host.model={reference!r}: weights are missing or of another size: {wrong[0]}{more}")
@@ -349,7 +261,7 @@ def _read(reference: str, directory: Path, **how: Any) -> Any:
 def _digest(directory: Path) -> str:
     """SHA-256 over (name, SHA-256) of the files that decide what the model computes, in name order."""
     lines = []
-    for name in sorted([*_weights([p.name for p in directory.iterdir()]), "config.json", "tokenizer.json"]):
+    for name in sorted([*weight_files([p.name for p in directory.iterdir()]), "config.json", "tokenizer.json"]):
         with open(directory / name, "rb") as file:
             lines.append(f"{name} {hashlib.file_digest(file, 'sha256').hexdigest()}\n")
     return sha256("".join(lines).encode())
@@ -386,13 +298,4 @@ def _need(reference: str, *packages: str) -> None:
 
 def _choice(field: str, value: str, allowed: Iterable[str]) -> None:
     if value not in allowed:
-        raise InputError(f"{field}={value!r}: must be one of {', '.join(allowed)}{_near(value, allowed)}")
-
-
-def _near(name: str, names: Iterable[str]) -> str:
-    near = difflib.get_close_matches(name, names, 1)
-    return f" (did you mean {near[0]}?)" if near else ""
-
-
-def _line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [""])[0]
+        raise InputError(f"{field}={value!r}: must be one of {', '.join(allowed)}{near(value, allowed)}")

@@ -25,6 +25,10 @@ class HostModel(Protocol):
         """The canonical name of a hook point; UnknownHookPoint if there is none of that name."""
         ...
 
+    def place(self, hook_point: str) -> object:
+        """Where a canonical hook point is: equal for two names of one place."""
+        ...
+
     def alias(self, hook_point: str) -> str:
         """What TransformerLens calls a canonical hook point, or its own name where that knows none."""
         ...
@@ -61,16 +65,19 @@ def next_token_loss(logits_BTV: Tensor, tokens_BT: Tensor) -> Tensor:
 
 
 class Keep:
-    """An edit that keeps what it sees and stops the pass once all hook points have been seen."""
+    """An edit that keeps what it sees and stops the pass once all hook points have been seen.
 
-    def __init__(self, hook_points: Sequence[str]):
-        self.missing = set(hook_points)
+    in_place    the model may change a tensor after its hook point: all but the last one seen are copied
+    """
+
+    def __init__(self, hook_points: Sequence[str], in_place: bool):
+        self.missing, self.in_place = set(hook_points), in_place
         self.found: dict[str, Tensor] = {}
 
     def at(self, hook_point: str) -> Callable[[Tensor], Tensor]:
         def keep(x: Tensor) -> Tensor:
-            self.found[hook_point] = x.detach()
             self.missing.discard(hook_point)
+            self.found[hook_point] = x.detach().clone() if self.missing and self.in_place else x.detach()
             if not self.missing:
                 raise Stop
             return x
@@ -78,9 +85,9 @@ class Keep:
         return keep
 
 
-def captured(model: HostModel, tokens_BT: Tensor, hook_points: Sequence[str]) -> dict[str, Tensor]:
-    """`capture` in terms of a call with edits."""
-    keeper = Keep(hook_points)
+def captured(model: HostModel, tokens_BT: Tensor, hook_points: Sequence[str], in_place: bool) -> dict[str, Tensor]:
+    """`capture` in terms of a call with edits; `in_place` as in `Keep`."""
+    keeper = Keep(hook_points, in_place)
     try:
         with torch.no_grad():
             model(tokens_BT, {name: keeper.at(name) for name in hook_points})

@@ -34,6 +34,11 @@ def batch_of_step(step: int, seed: int, n_contexts: int, batch_contexts: int) ->
     return order[place * batch_contexts : (place + 1) * batch_contexts]
 
 
+def precision_on(device: str, precision: str) -> str:
+    """What `pretrain.precision` means on a device: fp32 or bf16."""
+    return ("fp32" if device == "cpu" else "bf16") if precision == "auto" else precision
+
+
 def pretrain(
     sizes: TransformerConfig,
     tokens_NT: np.ndarray,
@@ -49,7 +54,7 @@ def pretrain(
     _scale_init(model)
     optimizer = torch.optim.AdamW(model.parameters(), betas=(0.9, 0.95), weight_decay=config.weight_decay)
     start = _resume(model, optimizer, checkpoints)
-    low = config.precision == "bf16" or (config.precision == "auto" and device != "cpu")
+    low = precision_on(device, config.precision) == "bf16"
     for step in range(start, config.steps):
         ids = batch_of_step(step, seed, len(tokens_NT), config.batch_contexts)
         batch = torch.from_numpy(tokens_NT[ids].astype(np.int64)).to(device)

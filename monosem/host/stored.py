@@ -6,7 +6,7 @@ tokenizer.json       the tokenizer (Hugging Face `tokenizers` format)
 """
 
 import difflib
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import torch
@@ -65,6 +65,7 @@ def load_host(config: HostConfig | str, weights: bool = True) -> Host:
     """
     if isinstance(config, str):
         config = HostConfig(model=config)
+    config = replace(config, model=_expanded(config.model))
     reference = config.model
     if reference.startswith("hf:") or _is_hugging_face(reference):
         return _hugging_face(config, weights)
@@ -78,26 +79,38 @@ def load_host(config: HostConfig | str, weights: bool = True) -> Host:
     else:
         raise InputError(_unknown(reference))
     try:
-        config_data, weights_data, words = (store.get(name) for name in FILES)
+        described = unpack_json(store.get(FILES[0]), f"{reference}/{FILES[0]}")
+        if described.get("kind") != KIND:
+            raise InputError(
+                f"host.model={reference!r}: its config.json is not of a host in a store; "
+                "a Hugging Face model is read from a local directory, or named hf:org/name"
+            )
+        weights_data, words = (store.get(name) for name in FILES[1:])
     except FileNotFoundError as error:
         raise InputError(f"host.model={reference!r}: no host there, {error.filename or error} is missing") from error
-    return _assemble(reference, unpack_json(config_data, f"{reference}/config.json"), weights_data, words)
+    return _assemble(reference, described, weights_data, words)
 
 
-def resolve_hook_points(
-    model: HostModel, hook_points: list[str], field: str = "host.hook_point"
-) -> tuple[str, ...]:
+def resolve_hook_points(model: HostModel, hook_points: list[str], field: str = "host.hook_point") -> tuple[str, ...]:
     """Canonical names, in order; an unknown one, or two names of one point, is an InputError that names `field`."""
-    found: dict[str, str] = {}
+    found: dict[str, None] = {}
+    places: dict[object, str] = {}
     for name in hook_points:
         try:
             canonical = model.resolve(name)
         except UnknownHookPoint as error:
             raise InputError(f"{field}={name!r}: {error}") from None
-        if canonical in found:
-            raise InputError(f"{field}={name!r}: the same point as {found[canonical]!r}")
-        found[canonical] = name
+        place = model.place(canonical)
+        if place in places:
+            raise InputError(f"{field}={name!r}: the same point as {places[place]!r}")
+        found[canonical], places[place] = None, name
     return tuple(found)
+
+
+def _expanded(reference: str) -> str:
+    """A local directory as its path: `~` and `file://` written out, as stores take them."""
+    path = reference.removeprefix("file://")
+    return str(Path(path).expanduser()) if path.startswith("~") else path
 
 
 def _is_hugging_face(reference: str) -> bool:

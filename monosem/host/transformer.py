@@ -73,12 +73,15 @@ class OneLayerTransformer(nn.Module):
         hint = f" (did you mean {near[0]}?)" if near else ""
         raise UnknownHookPoint(f"must be one of {', '.join(HOOK_POINTS)}{hint}")
 
+    def place(self, hook_point: str) -> str:
+        return hook_point
+
     def alias(self, hook_point: str) -> str:
         return f"blocks.0.{TRANSFORMER_LENS[hook_point]}"
 
     def capture(self, tokens_BT: Tensor, hook_points: Sequence[str]) -> dict[str, Tensor]:
         """Activations [B, T, width] at each of `hook_points`; nothing after the last is computed."""
-        return captured(self, tokens_BT, hook_points)
+        return captured(self, tokens_BT, hook_points, in_place=False)
 
     def width(self, hook_point: str) -> int:
         """Size of the last dimension at `hook_point`."""

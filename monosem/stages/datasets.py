@@ -4,7 +4,8 @@ import re
 from collections.abc import Callable
 
 from monosem.config.job import CODECS
-from monosem.dataset.interop import export_huggingface, import_dataset
+from monosem.dataset.foreign import find_foreign
+from monosem.dataset.interop import export_huggingface, import_foreign
 from monosem.dataset.manifest import open_dataset
 from monosem.dataset.shuffle import Run, file_rows, run_shuffle, shuffle_plan
 from monosem.errors import InputError
@@ -52,7 +53,9 @@ def import_activations(source: str, out: str, key: str | None, codec: str, shard
     _check_codec(codec)
     if shard_rows < 1:
         raise InputError(f"shard_rows={shard_rows}: must be at least 1")
-    dataset = import_dataset(source, open_store(out.rstrip("/")), "", key, codec, shard_rows)
+    foreign = find_foreign(source, key)
+    with PhaseProgress("import", foreign.rows, "rows") as progress:
+        dataset = import_foreign(foreign, open_store(out.rstrip("/")), "", codec, shard_rows, progress.update)
     say(describe(dataset))
     return 0
 

@@ -96,7 +96,7 @@ def _host(job: SweepJob) -> tuple[HostShape, HostModel | None, str | None]:
     points = resolve_hook_points(host.model, job.host.hook_point)
     target = resolve_hook_points(host.model, [job.sae.target], "sae.target")[0] if job.sae.target else None
     if target:
-        check_target(job, target, points)
+        check_target(job, host.model.place(target), [host.model.place(name) for name in points])
     names = [*points, *([target] if target else [])]
     length = min(job.corpus.context_length, host.model.context_length)
     shape = HostShape(

@@ -4,7 +4,7 @@ import uuid
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
-from monosem.config.job import SweepJob
+from monosem.config.job import SweepJob, TruthJob
 from monosem.config.load import to_plain
 from monosem.errors import InputError, MonosemError
 from monosem.host.stored import Host, load_host, resolve_hook_points
@@ -15,7 +15,7 @@ from monosem.stages.spec import RunSpec, SweepSpec, expand_runs, first_differenc
 from monosem.store import layout
 from monosem.store.plain import pack_json, sha256, unpack_json
 from monosem.store.store import Store
-from monosem.text.index import Report, prepare
+from monosem.text.index import Corpus, Report, prepare
 from monosem.text.selection import Selection
 from monosem.text.sources import open_source
 
@@ -51,6 +51,7 @@ def prepare_stream(
     open_source(job.corpus)  # a source that cannot be read is found before anything is written
     _check_writable(store)
     corpus = prepare(store, job.corpus, host.tokenizer, report, host.end_token, host.begin_token)
+    _check_vocabulary(job, host, corpus)
     skipped = special_tokens(job.stream.skip_special, host)
     selection = Selection(corpus.train, job.stream.rows_per_context, job.stream.skip_positions, frozenset(skipped))
     return SweepSpec(
@@ -73,14 +74,27 @@ def _target(job: SweepJob, host: Host, hook_points: Sequence[str]) -> str | None
     if job.sae.target is None:
         return None
     [target] = resolve_hook_points(host.model, [job.sae.target], "sae.target")
-    check_target(job, target, hook_points)
+    check_target(job, host.model.place(target), [host.model.place(name) for name in hook_points])
     return target
 
 
-def check_target(job: SweepJob, target: str, hook_points: Sequence[str]) -> None:
-    """InputError if the hook point to reconstruct is one that is read."""
-    if target in hook_points:
+def check_target(job: SweepJob, place: object, read: Sequence[object]) -> None:
+    """InputError if the hook point to reconstruct is one that is read: by their places in the host."""
+    if place in read:
         raise InputError(f"sae.target={job.sae.target}: is also in host.hook_point; leave it out for autoencoders")
+
+
+def _check_vocabulary(job: SweepJob, host: Host, corpus: Corpus) -> None:
+    """InputError if the text has tokens that the host has no embedding for: on a GPU they end the whole process."""
+    names = (host.end_token, host.begin_token) if job.corpus.bos else (host.end_token,)
+    ids = [host.tokenizer.token_to_id(name) for name in names]
+    highest = max(*ids, *(int(side.tokens_NT.max()) for side in (corpus.train, corpus.heldout)))
+    known = host.model.vocab_size
+    if highest >= known:
+        raise InputError(
+            f"host.model={job.host.model!r}: its tokenizer makes token {highest} of this text "
+            f"({host.tokenizer.id_to_token(highest)!r}), the model knows 0 to {known - 1}; they do not belong together"
+        )
 
 
 def special_tokens(skip_special: bool, host: Host) -> tuple[int, ...]:
@@ -99,7 +113,7 @@ def _pinned(job: SweepJob, host: Host) -> SweepJob:
 
 def check_shapes(job: SweepJob, longest: int) -> None:
     """InputError if the job's sizes do not go together. `longest`: most tokens that the host reads."""
-    c, s, t = job.corpus, job.stream, job.train
+    c, s = job.corpus, job.stream
     if c.context_length > longest:
         raise InputError(f"corpus.context_length={c.context_length}: host {job.host.model} takes at most {longest}")
     left = c.context_length - s.skip_positions
@@ -108,8 +122,7 @@ def check_shapes(job: SweepJob, longest: int) -> None:
         raise InputError(
             f"stream.rows_per_context={s.rows_per_context}: at most corpus.context_length={c.context_length}{skipped}"
         )
-    if t.batch_size % job.learner.slots:
-        raise InputError(f"learner.slots={job.learner.slots}: must divide train.batch_size={t.batch_size}")
+    check_training(job)
     if job.learner.replicas > job.learner.slots:
         raise InputError(
             f"learner.replicas={job.learner.replicas}: at most learner.slots={job.learner.slots}, "
@@ -117,6 +130,13 @@ def check_shapes(job: SweepJob, longest: int) -> None:
         )
     if job.learner.exchange == "ring" and not job.learner.replicas:
         raise InputError("learner.replicas=0: with learner.exchange=ring results depend on their number; say it")
+
+
+def check_training(job: SweepJob | TruthJob) -> None:
+    """InputError if the steps of training do not go together, with or without a host."""
+    t = job.train
+    if t.batch_size % job.learner.slots:
+        raise InputError(f"learner.slots={job.learner.slots}: must divide train.batch_size={t.batch_size}")
     late = [n for n in t.resample_steps if n >= t.steps]
     if late:
         raise InputError(f"train.resample_steps={t.resample_steps}: {late[0]} is not before train.steps={t.steps}")

@@ -2,13 +2,14 @@
 
 import time
 from itertools import islice
+from string import ascii_lowercase
 
 import torch
 
 from monosem.config.job import PretrainJob
 from monosem.config.load import to_plain
 from monosem.errors import InputError
-from monosem.host.pretrain import evaluate, pretrain
+from monosem.host.pretrain import evaluate, precision_on, pretrain
 from monosem.host.stored import save_host
 from monosem.host.transformer import TransformerConfig
 from monosem.memory import keep_freed_memory
@@ -24,6 +25,7 @@ from monosem.track.progress import PhaseProgress
 
 def run_pretrain(job: PretrainJob) -> list[str]:
     """Train one host per seed; hosts already in the store are kept. Returns their prefixes."""
+    _check(job)
     keep_freed_memory()
     store = open_store(job.store)
     torch.set_num_threads(job.pretrain.threads)
@@ -33,11 +35,23 @@ def run_pretrain(job: PretrainJob) -> list[str]:
     return [_one_host(store, job, tokenizer, corpus, number, seed) for number, seed in enumerate(job.seeds)]
 
 
+def _check(job: PretrainJob) -> None:
+    """InputError for what no host can be made of, before a name is claimed."""
+    if job.model.d_model % job.model.n_heads:
+        raise InputError(f"model.n_heads={job.model.n_heads}: must divide model.d_model={job.model.d_model}")
+    if len(job.seeds) > len(ascii_lowercase):
+        raise InputError(f"seeds: {len(job.seeds)} of them, at most {len(ascii_lowercase)}: hosts are named -a to -z")
+
+
 def _one_host(store: Store, job: PretrainJob, tokenizer: Tokenizer, corpus: Corpus, number: int, seed: int) -> str:
-    name = f"{job.name}-{chr(ord('a') + number)}"
+    name = f"{job.name}-{ascii_lowercase[number]}"
     prefix = f"hosts/{name}"
-    _claim(store, prefix, job, corpus, seed)
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    precision = precision_on(device, job.pretrain.precision)
+    checkpoints = CheckpointLog(store, f"{prefix}/checkpoints")
+    _claim(store, prefix, job, corpus, seed, precision)
     if store.exists(f"{prefix}/config.json"):
+        checkpoints.clear()  # a kill may have left some
         return prefix
     sizes = TransformerConfig(
         vocab_size=job.model.vocab_size,
@@ -46,9 +60,7 @@ def _one_host(store: Store, job: PretrainJob, tokenizer: Tokenizer, corpus: Corp
         d_mlp=job.model.d_mlp,
         n_heads=job.model.n_heads,
     )
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    per_step = job.pretrain.batch_contexts * job.corpus.context_length
-    checkpoints = CheckpointLog(store, f"{prefix}/checkpoints")
+    per_step = min(job.pretrain.batch_contexts, len(corpus.train.tokens_NT)) * job.corpus.context_length
     with PhaseProgress(name, job.pretrain.steps * per_step, "tokens") as progress:
 
         def report(step: int, loss: float) -> None:
@@ -63,7 +75,7 @@ def _one_host(store: Store, job: PretrainJob, tokenizer: Tokenizer, corpus: Corp
         "corpus": job.corpus.source,
         "corpus_digest": corpus.digest,
         "seed": seed,
-        "precision": job.pretrain.precision,
+        "precision": precision,
         "device": device,
         "made": time.strftime("%Y-%m-%d"),
     }
@@ -72,10 +84,11 @@ def _one_host(store: Store, job: PretrainJob, tokenizer: Tokenizer, corpus: Corp
     return prefix
 
 
-def _claim(store: Store, prefix: str, job: PretrainJob, corpus: Corpus, seed: int) -> None:
+def _claim(store: Store, prefix: str, job: PretrainJob, corpus: Corpus, seed: int, precision: str) -> None:
     """InputError if a host of other settings was begun under this name: its checkpoints would be gone on with."""
     # What how and where it is done, and how much text was allowed, do not tell apart; the text itself does.
     settings = {k: v for k, v in to_plain(job.pretrain).items() if k not in ("threads", "checkpoint_every")}
+    settings["precision"] = precision  # auto is another one on another device
     made_from = {"corpus": corpus.digest, "seed": seed, "model": to_plain(job.model), "pretrain": settings}
     path = f"{prefix}/made_from.json"
     if store.create(path, pack_json(made_from)):

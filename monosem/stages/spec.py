@@ -58,6 +58,7 @@ class SweepSpec:
     skip_tokens  token ids whose positions are left out
     datasets     digests of the datasets read in place of the host, by hook point; empty if they hold the
                  very rows that the host would give
+    unknown_rows hook points whose dataset does not say what its rows are of
     """
 
     job: SweepJob
@@ -72,6 +73,7 @@ class SweepSpec:
     documents_passed_over: int = 0
     contexts_passed_over: int = 0
     datasets: dict[str, str] = field(default_factory=dict)
+    unknown_rows: tuple[str, ...] = ()
 
     @property
     def hook_points(self) -> tuple[str, ...]:

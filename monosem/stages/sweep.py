@@ -86,6 +86,9 @@ def _announce(spec: SweepSpec, open_runs: list[RunSpec], say: Callable[[str], No
     if spec.contexts_passed_over:
         short = f"fewer than {job.stream.rows_per_context} usable positions"
         say(f"note: {spec.contexts_passed_over:,} contexts are left out, they have {short}")
+    if spec.unknown_rows:
+        names = ", ".join(spec.unknown_rows)
+        say(f"note: the rows of {job.stream.from_} do not say what they are of; they are taken as {names}")
     if rows > epoch:
         say("note: rows repeat after the first pass, which the paper advises against; raise corpus.max_tokens")
 

@@ -2,11 +2,12 @@
 
 import torch
 
-from monosem.config.job import SweepJob, TruthJob
+from monosem.config.job import LearnerConfig, SweepJob, TruthJob
 from monosem.errors import InputError
 from monosem.learn.learner import Learner
 from monosem.memory import keep_freed_memory
 from monosem.sae.init import geometric_median, input_scale
+from monosem.stages.prepare import check_training
 from monosem.stages.spec import RunSpec, expand_runs
 from monosem.threads import torch_threads
 from monosem.track.progress import PhaseProgress
@@ -17,8 +18,7 @@ from monosem.truth.score import FREQUENT, score
 def run_truth(job: TruthJob) -> list[dict]:
     """Marks of each run: its name, variant, d_sae, and the fields of `Score`. Rows after those of training mark."""
     keep_freed_memory()
-    if job.sae.target is not None:
-        raise InputError(f"sae.target={job.sae.target}: an exam has no hook points, and so no transcoders")
+    check_job(job)
     truth = Truth(TruthConfig(**vars(job.truth)))
     check(truth)
     as_sweep = SweepJob(name=job.name, sae=job.sae, train=job.train, learner=job.learner)
@@ -32,6 +32,17 @@ def run_truth(job: TruthJob) -> list[dict]:
             marks = score(learner.dictionary().to("cpu"), truth, seen, seen + job.rows)
             found.append({"run": run.name, "variant": run.sae.variant, "d_sae": run.sae.d_sae, **marks.as_dict()})
     return found
+
+
+def check_job(job: TruthJob) -> None:
+    """InputError for what goes wrong in an exam, or does nothing in one."""
+    if job.sae.target is not None:
+        raise InputError(f"sae.target={job.sae.target}: an exam has no hook points, and so no transcoders")
+    for name in ("replicas", "feature_shards", "exchange", "pack_parameters"):
+        value = getattr(job.learner, name)
+        if value != getattr(LearnerConfig(), name):
+            raise InputError(f"learner.{name}={value}: an exam trains in one process, on one rank; leave it out")
+    check_training(job)
 
 
 def check(truth: Truth) -> None:

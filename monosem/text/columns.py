@@ -6,10 +6,12 @@ before use: pyarrow trusts them, and a wrong one would end the process.
 
 import difflib
 from collections.abc import Iterator
+from os import SEEK_END
 
 import pyarrow as pa
 
 from monosem.errors import InputError
+from monosem.store.saved import is_whole_stream
 from monosem.text.quarantine import DOCUMENT_BYTES, INVALID_UTF8, TOO_LARGE, Bad, printable
 from monosem.text.streams import reading
 
@@ -41,9 +43,11 @@ def parquet_rows(fs, path: str, text_column: str, domain_column: str, source: st
 def arrow_rows(fs, path: str, text_column: str, domain_column: str, source: str) -> Iterator[tuple[object, object]]:
     """The same for an Arrow IPC file, stream or random-access format."""
     with reading(source, path), fs.open(path, "rb") as raw:
-        framed = raw.read(6) == b"ARROW1"
+        head = raw.read(8)
+        raw.seek(max(0, raw.seek(0, SEEK_END) - 8))
+        tail = raw.read(8)
         raw.seek(0)
-        if framed:
+        if framed := head.startswith(b"ARROW1"):
             reader = pa.ipc.open_file(pa.PythonFile(raw, "r"))
             batches = (reader.get_batch(i) for i in range(reader.num_record_batches))
         else:
@@ -51,6 +55,8 @@ def arrow_rows(fs, path: str, text_column: str, domain_column: str, source: str)
         check_column(reader.schema.names, text_column, printable(path))
         for batch in batches:
             yield from batch_rows(batch, text_column, domain_column)
+        if not framed and not is_whole_stream(head, tail):
+            raise EOFError("the stream's end marker is missing, so it was cut")
 
 
 def check_column(names: list[str], text_column: str, where: str) -> None:

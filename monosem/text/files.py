@@ -3,7 +3,8 @@
     .txt       the whole file is one document
     .jsonl     one JSON object per line; blank lines are no documents
     .parquet   one document per row
-    .arrow     one document per row (what `datasets` writes with save_to_disk; its caches are left out)
+    .arrow     one document per row (what `datasets` writes with save_to_disk: the files that state.json names, in
+               that order, and not its caches)
 
 .txt and .jsonl may be compressed: .gz or .zst. A document's key is `<path>#<number>`: the path below the
 source's directory, and the line or row in the file, counted from 0, the unusable ones included. A byte-order mark
@@ -16,6 +17,7 @@ from collections.abc import Iterator
 import fsspec
 
 from monosem.errors import InputError
+from monosem.store.saved import STATE, named_files
 from monosem.text.columns import arrow_rows, parquet_rows
 from monosem.text.documents import Document
 from monosem.text.jsonl import parse_line
@@ -50,10 +52,29 @@ def find_files(source: str) -> tuple[object, list[str]]:
     splits = [p for p in found if p.rsplit("/", 1)[-1] == "dataset_dict.json"]
     if splits:
         raise InputError(f"corpus.source={source!r}: a saved dataset of several splits; name the directory of one")
-    usable = sorted(p for p in found if p.endswith(SUFFIXES) and not _is_cache(p))
+    usable = _saved(fs, found, sorted(p for p in found if p.endswith(SUFFIXES) and not _is_cache(p)))
     if not usable:
         raise InputError(f"corpus.source={source!r}: {len(found)} files, none ends in {', '.join(SUFFIXES)}")
     return fs, usable
+
+
+def _saved(fs, found: list[str], usable: list[str]) -> list[str]:
+    """`usable`, where a directory is a saved dataset with only the Arrow files that its state.json names, in its order.
+
+    A longer save before may have left other files there, whose rows would be read twice.
+    """
+    for state in (p for p in found if p.rsplit("/", 1)[-1] == STATE):
+        directory = state[: -len(STATE)]
+        here = {p for p in usable if p.endswith(".arrow") and p.rpartition("/")[0] + "/" == directory}
+        if not here:
+            continue  # a file of this name that has nothing to do with Arrow files
+        names = [directory + name for name in named_files(fs.cat_file(state), printable(state))]
+        if missing := [p for p in names if p not in here and not fs.exists(p)]:
+            raise InputError(f"{printable(missing[0])}: is named by {STATE} and missing")
+        kept, old = iter([p for p in names if p in here]), here - set(names)
+        places = [p for p in usable if p not in old]
+        usable = [next(kept) if p in here else p for p in places]
+    return usable
 
 
 def _root(fs, source: str) -> str:

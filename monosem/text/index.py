@@ -125,9 +125,11 @@ def _build(
     for side, index in (("training", train), ("held-out", heldout)):
         if len(index.tokens_NT) == 0:
             reasons = ", ".join(f"{n} {why}" for why, n in sorted(quarantine.reasons.items()))
+            total = len(train.doc_starts) + len(heldout.doc_starts)
             raise InputError(
-                f"corpus.source={config.source!r}: too little text: no {side} context of "
-                f"{config.context_length} tokens" + (f" (passed over: {reasons})" if reasons else "")
+                f"corpus.source={config.source!r}: too little text: no {side} context of {config.context_length} "
+                f"tokens in {len(index.doc_starts):,} of {total:,} documents (the split keeps each document whole: "
+                "more documents are needed, or longer ones)" + (f" (passed over: {reasons})" if reasons else "")
             )
     sides = {"train": _to_tensors(train), "heldout": _to_tensors(heldout)}
     for side, tensors in sides.items():

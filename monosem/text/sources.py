@@ -56,12 +56,19 @@ def open_source(config: CorpusConfig) -> Source:
 
 
 def _check_options(config: CorpusConfig) -> None:
-    if config.source.startswith(hub.PREFIX):
-        return
-    if config.revision is not None:
-        raise InputError(f"corpus.revision={config.revision!r}: only a source hf:... has one; leave it out")
-    if config.split != "train":
-        raise InputError(f"corpus.split={config.split!r}: only a source hf:... has splits; leave it out")
+    """InputError for an option that says something and does nothing with this source."""
+    hugging_face, generated = config.source.startswith(hub.PREFIX), config.source == BUILTIN
+    rules = {
+        "revision": (hugging_face, "only a source hf:... has one"),
+        "split": (hugging_face, "only a source hf:... has splits"),
+        "seed": (generated, "only the builtin corpus is generated from one"),
+        "text_column": (not generated, "the builtin corpus has no columns"),
+        "domain_column": (not generated, "the builtin corpus has no columns"),
+    }
+    for name, (applies, why) in rules.items():
+        value = getattr(config, name)
+        if not applies and value != getattr(CorpusConfig(), name):
+            raise InputError(f"corpus.{name}={value!r}: {why}; leave it out")
 
 
 def builtin_identity() -> list[str]:

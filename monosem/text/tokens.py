@@ -2,6 +2,7 @@
 
 Packing is deterministic: documents in order, each followed by one end-of-text token, cut into
 contexts of T tokens; the unfinished tail is dropped. Held-out documents go to an index of their own.
+A document that spells out a special token, such as <|endoftext|>, is given that very token, as tokenizers do it.
 Where contexts begin with a token of their own, each holds it and T-1 tokens of the text.
 """
 

@@ -6,8 +6,8 @@
 - feature i is active with probability p_i ~ (i + 1)^-zipf, the sum of all p_i being `active`
 - correlation: feature i takes its group's draw instead of its own with that probability, so that a group's features
   tend to come together; p_i stays exact
-- hierarchy: that share of the features have a parent, a more frequent feature,
-  and are active only with it; p_i stays exact
+- hierarchy: that share of the features have a parent, a more frequent feature, and are active only with it; one with
+  an ancestor in its own group never takes the group's draw; p_i stays exact
 - s_i: 0.5 plus an exponential of mean 0.5, so mean 1
 
 Row t is a pure function of (config, t). float32 out; drawn in blocks of BLOCK rows.
@@ -85,6 +85,16 @@ class Truth:
         chosen = (u[:F] * (number // 2)).astype(np.int64)
         return np.where((u[F:] < self.config.hierarchy) & (number >= 2), chosen, -1)
 
+    @cached_property
+    def alone(self) -> np.ndarray:
+        """Which features have an ancestor in their own group. bool [F]."""
+        group = np.arange(self.config.features) // self.config.group
+        found, ancestor = np.zeros(self.config.features, dtype=bool), self.parent
+        while (ancestor >= 0).any():
+            found |= (ancestor >= 0) & (group[ancestor] == group)
+            ancestor = np.where(ancestor >= 0, self.parent[ancestor], -1)
+        return found
+
     def draw(self, lo: int, hi: int) -> tuple[np.ndarray, np.ndarray]:
         """Rows [lo, hi): float32 [n, D], and the strengths of their features (0: not active), float32 [n, F]."""
         blocks = [self._block(b) for b in range(lo // BLOCK, -(-hi // BLOCK))]
@@ -93,7 +103,12 @@ class Truth:
         return rows, strengths
 
     def rows(self, lo: int, hi: int) -> np.ndarray:
-        return self.draw(lo, hi)[0]
+        """Rows [lo, hi) alone: float32 [n, D]. Strengths, which take much more memory, go block by block."""
+        rows = np.empty((hi - lo, self.config.d_in), dtype=np.float32)
+        for b in range(lo // BLOCK, -(-hi // BLOCK)):
+            first, last = max(lo, b * BLOCK), min(hi, (b + 1) * BLOCK)
+            rows[first - lo : last - lo] = self._block(b)[0][first - b * BLOCK : last - b * BLOCK]
+        return rows
 
     def _block(self, block: int) -> tuple[np.ndarray, np.ndarray]:
         return _draw_block(self, block)
@@ -114,7 +129,7 @@ def _draw_block(truth: Truth, block: int) -> tuple[np.ndarray, np.ndarray]:
         groups = -(-F // c.group)
         more = uniforms(c.seed, TRUTH, first + 1, BLOCK * (F + groups)).reshape(BLOCK, F + groups)
         shared = np.repeat(more[:, F:], c.group, axis=1)[:, :F]
-        u = np.where(more[:, :F] < c.correlation, shared, u)
+        u = np.where((more[:, :F] < c.correlation) & ~truth.alone, shared, u)
     active = _with_parents(truth, u)
     drawn = np.nonzero(active)
     strengths = np.zeros((BLOCK, F), dtype=np.float32)
@@ -129,7 +144,13 @@ def _draw_block(truth: Truth, block: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _with_parents(truth: Truth, u: np.ndarray) -> np.ndarray:
-    """Which features are active. A child's own draw decides only where its parent is."""
+    """Which features are active. A child's own draw decides only where its parent is.
+
+    A feature c_k below the ancestors c_0 (at the top) to c_{k-1} is active if all k + 1 draws are below their bounds:
+    u(c_0) < p(c_0) and u(c_j) < p(c_j) / p(c_{j-1}). Each of these draws is the feature's own or its group's. Of those
+    in one group only the topmost may take the group's (`Truth.alone`), so no two of them are the same number and they
+    are independent: the probability is the product of the bounds, p(c_k).
+    """
     p, parent = truth.probability, truth.parent
     active = u < p
     for child in np.nonzero(parent >= 0)[0]:

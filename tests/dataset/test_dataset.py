@@ -92,6 +92,29 @@ def test_bf16_is_torchs_rounding_and_whole_for_halves(rows):
     assert np.array_equal(decode_one(halves, "bf16"), halves)
 
 
+FINITE = st.floats(width=32, allow_nan=False, allow_infinity=False)
+LARGEST, SMALLEST = float(np.finfo(np.float32).max), 2.0**-149
+
+
+@pytest.mark.parametrize("codec", ["bf16", "int8"])
+@settings(deadline=None, max_examples=150)
+@given(hnp.arrays(np.float32, (2, WIDTH), elements=FINITE | st.sampled_from([LARGEST, -LARGEST, 190 * SMALLEST])))
+def test_finite_values_stay_finite_and_keep_their_sign(codec, rows):
+    restored = decode_one(rows, codec)
+    assert np.isfinite(restored).all() and (restored * np.sign(rows) >= 0).all()
+    assert np.isfinite(list(measure(rows, restored).summary().values())).all()
+
+
+@pytest.mark.parametrize("codec", ["bf16", "int8"])
+@pytest.mark.parametrize("value", [LARGEST, -LARGEST, 190 * SMALLEST, -3 * SMALLEST])
+def test_the_largest_and_smallest_values_are_written(tmp_path, codec, value):
+    rows = np.full((3, WIDTH), value, dtype=np.float32)
+    made = write(open_store(str(tmp_path)), rows, codec)
+    restored = DatasetRows(made).rows(0, 3).numpy()
+    assert (np.sign(restored) * np.sign(value) >= 0).all() and np.abs(restored - rows).max() <= made.manifest.error["largest"]
+    assert np.allclose(restored, rows, rtol=2**-8, atol=2.0**-133)  # the smallest bfloat16
+
+
 def test_the_error_is_the_one_by_hand():
     rows = some_rows(300)
     restored = decode_one(rows, "int8")
@@ -165,6 +188,19 @@ def test_a_stopped_writer_goes_on_with_the_first_missing_file(tmp_path, stop):
     assert again.finish().manifest == undisturbed
     assert not list((tmp_path / "b/d/shards").glob("*.json"))
     assert DatasetWriter(store, "d", plan(200)).next_row == 200
+
+
+def test_records_that_a_kill_left_beside_a_manifest_go(tmp_path, monkeypatch):
+    """The manifest is written, the process dies before the shards' own records are deleted."""
+    store = open_store(str(tmp_path))
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(type(store), "delete", lambda self, path: (_ for _ in ()).throw(KeyboardInterrupt))
+        write(store, some_rows())
+    assert list(tmp_path.glob("d/shards/*.json")) and (tmp_path / "d/manifest.json").exists()
+    before = (tmp_path / "d/manifest.json").read_bytes()
+    write(store, some_rows())
+    assert not list(tmp_path.glob("d/shards/*.json")) and (tmp_path / "d/manifest.json").read_bytes() == before
+    assert np.array_equal(DatasetRows(open_dataset(str(tmp_path), "d")).rows(0, 200), some_rows(), equal_nan=True)
 
 
 def test_two_datasets_do_not_share_a_place(tmp_path):

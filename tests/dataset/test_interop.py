@@ -223,6 +223,7 @@ def test_export_that_was_stopped_leaves_no_directory(tmp_path):
 def test_the_verbs(x, tmp_path, capfd):
     np.save(tmp_path / "x.npy", x)
     assert run_cli("import", tmp_path / "x.npy", tmp_path / "rows", "--codec", "zstd") == 0
+    assert "import: 60 rows in" in capfd.readouterr().err
     assert run_cli("shuffle", tmp_path / "rows", tmp_path / "mixed", "--seed", 4, "--inline", "--memory", "512MiB") == 0
     out = capfd.readouterr().out
     assert "60 rows x 7, 1 files" in out and "passes 1" in out

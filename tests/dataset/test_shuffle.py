@@ -350,7 +350,8 @@ def test_halves_are_those_of_torch():
     x = x[~np.isnan(x)].reshape(-1, 1)
     mine = encode(x, "bf16")["x"].flatten().to_numpy()
     theirs = torch.from_numpy(x.copy()).bfloat16().view(torch.int16).numpy().view(np.uint16).reshape(-1)
-    assert np.array_equal(mine, theirs)
+    infinite = (theirs & 0x7FFF == 0x7F80) & np.isfinite(x[:, 0])  # of torch: here the largest finite one
+    assert infinite.any() and np.array_equal(mine, theirs - infinite)
     assert np.isnan(decode_halves(np.full((1, 1), np.nan, np.float32))).all()
 
 

@@ -9,7 +9,7 @@ from monosem.config.job import PretrainConfig
 from monosem.errors import InputError, IntegrityError
 from monosem.host.model import next_token_loss
 from monosem.host.pretrain import batch_of_step, learning_rate, pretrain
-from monosem.host.stored import bundled_names, load_host
+from monosem.host.stored import bundled_names, load_host, save_host
 from monosem.host.transformer import HOOK_POINTS, OneLayerTransformer, TransformerConfig
 from monosem.store.checkpoints import CheckpointLog
 from monosem.store.store import open_store
@@ -132,7 +132,8 @@ def test_names_of_hook_points(model):
             model.resolve(wrong)
 
 
-def test_a_host_of_other_settings_under_the_same_name_is_refused(text_file, tmp_path, capfd):
+@pytest.fixture
+def host_job(text_file, tmp_path):
     job = tmp_path / "host.yaml"
     job.write_text(f"""
 name: h
@@ -142,8 +143,55 @@ corpus: {{source: {text_file}, context_length: 32, heldout_fraction: 0.1}}
 model: {{vocab_size: 300, d_model: 8, d_mlp: 16, n_heads: 2}}
 pretrain: {{steps: 4, batch_contexts: 2, eval_contexts: 4}}
 """)
+    return job
+
+
+def test_a_host_of_other_settings_under_the_same_name_is_refused(host_job, capfd):
+    job = host_job
     assert run_cli("pretrain", job) == 0 and run_cli("pretrain", job, "pretrain.threads=1") == 0
     for override, says in (("seeds=[3]", "another seed"), ("pretrain.lr=0.1", "another pretrain"), ("model.d_mlp=24", "another model")):
         capfd.readouterr()
         assert run_cli("pretrain", job, override) == 2
         assert says in capfd.readouterr().err
+
+
+@pytest.mark.parametrize("override, says", [
+    ("model.n_heads=3", "model.n_heads=3: must divide model.d_model=8"),
+    (f"seeds={list(range(27))}".replace(" ", ""), "seeds: 27 of them, at most 26"),
+])  # fmt: skip
+def test_what_no_host_can_be_made_of_is_refused_before_a_name_is_claimed(host_job, tmp_path, capfd, override, says):
+    assert run_cli("pretrain", host_job, override) == 2
+    err = capfd.readouterr().err
+    assert says in err and err.count("\n") == 1 and not (tmp_path / "store/hosts").exists()
+    assert run_cli("pretrain", host_job) == 0
+
+
+def test_the_card_tells_what_was_done(host_job, tmp_path):
+    """auto as what it came to; the tokens of batches that are as small as the text."""
+    assert run_cli("pretrain", host_job, "pretrain.batch_contexts=100000", "pretrain.steps=1") == 0
+    claim = json.loads((tmp_path / "store/hosts/h-a/made_from.json").read_text())
+    card = json.loads((tmp_path / "store/hosts/h-a/config.json").read_text())["card"]
+    low = "bf16" if torch.cuda.is_available() else "fp32"
+    assert card["precision"] == claim["pretrain"]["precision"] == low
+    assert card["tokens_seen"] == card["tokens_distinct"]
+
+
+def test_checkpoints_that_a_kill_left_beside_a_finished_host_go(host_job, tmp_path, monkeypatch):
+    from monosem.stages import pretrain as stage
+
+    class Killed(BaseException):
+        pass
+
+    def dying(*arguments):
+        save_host(*arguments)
+        raise Killed
+
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        patch.setattr(stage, "save_host", dying)
+        run_cli("pretrain", host_job)
+    kept = tmp_path / "store/hosts/h-a"
+    assert any(p.is_file() for p in (kept / "checkpoints").rglob("*"))
+    before = (kept / "config.json").read_bytes()
+    assert run_cli("pretrain", host_job) == 0
+    assert not any(p.is_file() for p in (kept / "checkpoints").rglob("*"))
+    assert (kept / "config.json").read_bytes() == before

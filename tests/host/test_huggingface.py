@@ -8,13 +8,18 @@ from pathlib import Path
 
 import pytest
 import torch
+from tokenizers import Tokenizer
 from torch.testing import assert_close
 
 from monosem.errors import InputError, IntegrityError
 from monosem.host import huggingface
+from monosem.host.direct import direct_path
 from monosem.host.huggingface import load
 from monosem.host.model import UnknownHookPoint
 from monosem.host.points import POINTS, alias, canonical, split
+from monosem.host.stored import load_host
+from monosem.store.store import open_store
+from monosem.text.tokens import END_OF_TEXT
 from tests.host.families import CONTEXT, FAMILIES, LAYERS, VOCABULARY, make_host
 
 GEMMA2 = ("gemma2", "gemma3_text")
@@ -297,6 +302,32 @@ def test_other_families_have_module_paths(tmp_path):
             host.width("model.decoder.layers.1.fc2:in")
 
 
+IN_PLACE = {
+    "falcon": ("transformer.h.{}.mlp", {"parallel_attn": True, "alibi": False}),  # mlp_output += attention_output
+    "olmo": ("model.layers.{}.self_attn.q_proj", {"clip_qkv": 0.05, "intermediate_size": 48}),  # clamp_
+}
+
+
+@pytest.mark.parametrize("kind", sorted(IN_PLACE))
+def test_what_a_model_changes_in_place_is_kept_as_it_was(tmp_path, kind):
+    """Rows of a hook point do not depend on which others are asked for."""
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    from tests.host.families import add_tokenizer
+
+    place, more = IN_PLACE[kind]
+    sizes = {"vocab_size": VOCABULARY, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4}
+    tokens = {"bos_token_id": 0, "eos_token_id": 0, "pad_token_id": None, "max_position_embeddings": CONTEXT}
+    torch.manual_seed(0)
+    model = AutoModelForCausalLM.from_config(AutoConfig.for_model(kind, **sizes, **tokens, **more))
+    model.save_pretrained(tmp_path)
+    add_tokenizer(tmp_path)
+    host, names = load(str(tmp_path), None, "fp32", None).model, [place.format(0), place.format(1)]
+    together = host.capture(batch(), names)
+    for name in names:
+        assert torch.equal(together[name], host.capture(batch(), [name])[name])
+
+
 @pytest.mark.parametrize(
     "name, said",
     [
@@ -362,6 +393,31 @@ def test_widths_need_no_weights(directories, family):
     assert [outline.model.width(n) for n in names] == [full.model.width(n) for n in names]
     assert all(full.model.capture(batch(), [n])[n].shape[-1] == outline.model.width(n) for n in names)
     assert (outline.digest, outline.card, outline.end_token) == (full.digest, full.card, full.end_token)
+
+
+@pytest.mark.parametrize("family", ["gpt2", "gpt_neox", "llama"])
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_a_bias_does_not_round_the_direct_path(directories, family, precision):
+    host = load(str(directories(family)), None, precision, None).model
+    last = {"gpt2": "mlp.c_proj", "gpt_neox": "mlp.dense_4h_to_h", "llama": "mlp.down_proj"}[family]
+    module = block_of(host.model, family, 1).get_submodule(last)
+    weight = module.weight if family == "gpt2" else module.weight.T
+    if family != "llama":
+        module.bias.data.normal_(std=5)
+    assert_close(direct_path(host, "blocks.1.mlp.post").write_WD, weight.float(), rtol=1e-6, atol=2e-6)
+
+
+def test_a_directory_by_any_of_its_names(directories, monkeypatch):
+    place = directories("gpt2")
+    monkeypatch.setenv("HOME", str(place.parent))
+    first = load_host(str(place), weights=False).digest
+    for name in ("~/gpt2", f"file://{place}", f"file://{place}/"):
+        assert load_host(name, weights=False).digest == first
+    store = open_store("memory://hosts")
+    for name in ("config.json", "model.safetensors", "tokenizer.json"):
+        store.put(f"gpt2/{name}", (place / name).read_bytes())
+    with pytest.raises(InputError, match=r"memory://hosts/gpt2': its config.json is not of a host in a store"):
+        load_host("memory://hosts/gpt2")
 
 
 def test_spread_over_places(directories, tmp_path):
@@ -549,6 +605,21 @@ def test_refused(copied, spoil, said):
     assert said in str(error.value) and str(error.value).startswith("host.model=") and "\n" not in str(error.value)
 
 
+def test_a_model_of_text_and_images_is_refused_for_what_it_is(tmp_path):
+    from transformers import Gemma3Config, Gemma3ForConditionalGeneration
+
+    from tests.host.families import add_tokenizer
+
+    sizes = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+    images = sizes | {"image_size": 16, "patch_size": 8}
+    config = Gemma3Config(text_config=FAMILIES["gemma3_text"][1], vision_config=images, mm_tokens_per_image=4)
+    Gemma3ForConditionalGeneration(config).save_pretrained(tmp_path)
+    add_tokenizer(tmp_path)
+    for weights in (True, False):
+        with pytest.raises(InputError, match="Gemma3ForConditionalGeneration is a model of text and something else"):
+            load(str(tmp_path), None, "fp32", None, weights=weights)
+
+
 def test_broken_weights(copied):
     data = (copied / "model.safetensors").read_bytes()
     (copied / "model.safetensors").write_bytes(data[: len(data) // 2])
@@ -677,6 +748,33 @@ def test_a_half_fetched_snapshot_is_completed(hub, tmp_path, lost):
     hub.asked.clear()
     assert load("hf:toys/tiny", COMMIT, "fp32", None).model.vocab_size == VOCABULARY
     assert hub.asked
+
+
+def test_a_snapshot_that_another_tool_fetched_has_the_end_token_of_the_hub(hub, copied):
+    """It may lack the file that names the token; config.json names another."""
+    from huggingface_hub import hf_hub_download
+
+    tokenizer = Tokenizer.from_file(str(copied / "tokenizer.json"))
+    tokenizer.add_special_tokens(["<|im_end|>"])
+    tokenizer.save(str(copied / "tokenizer.json"))
+    write(copied / "tokenizer_config.json", eos_token="<|im_end|>")
+    for name in ("config.json", "model.safetensors", "tokenizer.json"):
+        hf_hub_download("toys/tiny", name, revision=COMMIT)
+    assert load("hf:toys/tiny", COMMIT, "fp32", None, weights=False).end_token == "<|im_end|>"
+    hub.asked.clear()
+    assert load("hf:toys/tiny", COMMIT, "fp32", None, weights=False).end_token == "<|im_end|>" and not hub.asked
+
+
+@pytest.mark.parametrize("named", [True, False])
+def test_a_snapshot_without_settings_serves_where_the_hub_is_out_of_reach(hub, copied, monkeypatch, named):
+    from huggingface_hub import constants, hf_hub_download
+
+    (copied / "tokenizer_config.json").unlink()
+    for name in ("config.json", "model.safetensors", "tokenizer.json"):
+        hf_hub_download("toys/tiny", name, revision=COMMIT)
+    if not named:
+        monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
+    assert load("hf:toys/tiny", COMMIT, "fp32", None, weights=False).end_token == END_OF_TEXT
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ import torch
 
 from monosem.dataset.manifest import open_dataset
 from monosem.dataset.rows import DatasetRows
+from monosem.dataset.shuffle import run_inline, run_shuffle
 from monosem.dataset.writer import DatasetWriter, Plan
 from monosem.host.transformer import OneLayerTransformer
 from monosem.stages.listing import all_rows
@@ -150,7 +151,7 @@ def test_rounded_rows_make_another_sweep_and_say_so(rows, tmp_path, capfd):
     assert 0 < manifest.error["fvu"] < 1e-3
 
 
-def test_rows_of_ones_own(rows, tmp_path):
+def test_rows_of_ones_own(rows, tmp_path, capfd):
     """A dataset whose order is its own trains a dictionary; its digest is in the lineage."""
     job, _, dataset = rows
     some = DatasetRows(open_dataset(str(dataset), "mlp.post")).rows(0, 3840).numpy()
@@ -159,7 +160,45 @@ def test_rows_of_ones_own(rows, tmp_path):
     writer.add(some[::-1])
     digest = writer.finish().manifest.digest
     assert run_cli("sweep", job, f"store={tmp_path / 's'}", f"stream.from={tmp_path / 'mine'}", "--inline") == 0
+    assert "do not say what they are of; they are taken as mlp.post" in capfd.readouterr().out
     assert record(tmp_path / "s", "4x")["stream"]["dataset"] == digest
+
+
+def shuffle(dataset, out, seed: int, point: str, below: str | None = None) -> None:
+    place = open_store(str(out)), below or point
+    run_shuffle(open_dataset(str(dataset), point), *place, seed, 2**29, 1, run_inline)
+
+
+def test_shuffled_rows_are_those_of_the_hook_point_and_the_text(rows, tmp_path, capfd):
+    """Their order is their own: it may be of another seed than the job's. Host, hook point and text may not."""
+    job, _, dataset = rows
+    shuffle(dataset, tmp_path / "good", 3, "mlp.post")
+    shuffle(dataset, tmp_path / "bad", 3, "resid_mid", "attn.out")
+    sweep = ("sweep", job, "--inline", f"store={tmp_path / 's'}", "features.enabled=false")
+    assert run_cli(*sweep, f"stream.from={tmp_path / 'good'}", "seed=5") == 0
+    capfd.readouterr()
+    for change, says in (
+        ((f"stream.from={tmp_path / 'bad'}", "host.hook_point=attn.out"), "holds rows of resid_mid, this job reads attn"),
+        ((f"stream.from={tmp_path / 'good'}", "corpus.max_tokens=20000"), "made with corpus.digest="),
+        ((f"stream.from={tmp_path / 'good/mlp.post'}", TWO), "is one dataset, this job reads mlp.post, resid_mid"),
+    ):
+        assert run_cli(*sweep, "name=other", *change) == 2
+        *_, last = capfd.readouterr().err.splitlines()
+        assert says in last and last.startswith("monosem: stream.from=")
+
+
+def test_rows_of_a_transcoder_belong_together(rows, tmp_path, capfd):
+    job, _, dataset = rows
+    pair = ("host.hook_point=resid_mid", "sae.target=mlp.post")
+    sweep = ("sweep", job, "--inline", f"store={tmp_path / 's'}", *pair)
+    for out, seed in (("same", 3), ("other", 4)):
+        shuffle(dataset, tmp_path / out, 3, "resid_mid")
+        shuffle(dataset, tmp_path / out, seed, "mlp.post")
+    assert run_cli(*sweep, f"stream.from={tmp_path / 'same'}") == 0
+    capfd.readouterr()
+    assert run_cli(*sweep, "name=other", f"stream.from={tmp_path / 'other'}") == 2
+    err = capfd.readouterr().err
+    assert "do not belong together" in err and "shuffle seed is 3 and 4" in err and err.count("\n") == 1
 
 
 def test_masked_rows_are_counted_and_harm_nothing(tiny_job, tmp_path, monkeypatch):

@@ -121,3 +121,23 @@ def test_mistakes(job, capfd, change, says):
     assert run_cli("sweep", job("gpt_neox", ["blocks.0.mlp.post"]), change, "--inline") == 2
     err = capfd.readouterr().err.strip()
     assert says in err and len(err.splitlines()) == 1
+
+
+def test_text_with_a_token_that_the_host_does_not_know(job, tmp_path, capfd):
+    """As checkpoints have whose tokenizer got more tokens than the embedding has rows."""
+    from tokenizers import Tokenizer
+
+    path, tokens = job("gpt2", ["blocks.0.mlp.post"]), tmp_path / "gpt2/tokenizer.json"
+    tokenizer = Tokenizer.from_file(str(tokens))
+    tokenizer.add_special_tokens(["river"])
+    tokenizer.save(str(tokens))
+    assert run_cli("sweep", path, "--inline") == 2
+    *_, last = capfd.readouterr().err.splitlines()
+    assert "makes token 300 of this text ('river'), the model knows 0 to 299" in last
+    assert not (tmp_path / "store/sweeps").exists()
+
+
+def test_two_names_of_one_module_are_one_point(job, capfd):
+    for change in ("host.hook_point=[blocks.0.mlp.out,transformer.h.0.mlp]", "sae.target=transformer.h.0.mlp"):
+        assert run_cli("sweep", job("gpt2", ["blocks.0.mlp.out"]), change, "--inline") == 2
+        assert capfd.readouterr().err.count("\n") == 1

@@ -66,6 +66,11 @@ def test_the_table_fits_and_explains(capfd, exam):
         ("truth.active=40", "truth.active=40.0: too many for 64 features"),
         ("truth.active=0.001", "no feature is active on 0.001"),
         ("truth.zipff=1", "did you mean truth.zipf?"),
+        ("learner.slots=3", "learner.slots=3: must divide train.batch_size=256"),
+        ("learner.feature_shards=2", "learner.feature_shards=2: an exam trains in one process"),
+        ("learner.replicas=0", "learner.replicas=0: an exam trains in one process"),
+        ("learner.exchange=ring", "learner.exchange=ring: an exam trains in one process"),
+        ("train.resample_steps=[10,900]", "train.resample_steps=[10, 900]: 900 is not before train.steps=900"),
         ("sae.k=200", "sae.k=200: expansion factor 4 has only 128 features"),
     ],
 )

@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from monosem.dataset.foreign import find_foreign
 from monosem.errors import InputError
 from monosem.text import files, jsonl, quarantine, streams
 from monosem.text.quarantine import Bad, Quarantine
@@ -193,6 +194,76 @@ def test_a_column_that_is_not_there_or_holds_no_text(tmp_path):
         read(tmp_path)
     with pytest.raises(InputError, match=r"corpus\.text_column='n': the column holds int64, not text"):
         list(files.documents(str(tmp_path), "n", "domain", Quarantine()))
+
+
+def save(folder: Path, texts: list[str], parts: int) -> None:
+    """As `datasets` saves a dataset to disk; what is there already stays."""
+    folder.mkdir(exist_ok=True)
+    names = [f"data-{i:05d}-of-{parts:05d}.arrow" for i in range(parts)]
+    for i, name in enumerate(names):
+        table = pa.table({"text": texts[i * len(texts) // parts : (i + 1) * len(texts) // parts]})
+        with pa.ipc.new_stream(folder / name, table.schema) as writer:
+            writer.write_table(table)
+    (folder / "state.json").write_text(json.dumps({"_data_files": [{"filename": name} for name in names]}))
+
+
+def test_a_saved_dataset_is_the_files_that_its_state_names(tmp_path):
+    save(tmp_path / "set", TEXTS, 4)
+    save(tmp_path / "set", TEXTS, 1)
+    (tmp_path / "more.jsonl").write_text('{"text": "beside"}\n')
+    assert [d.text for d in read(tmp_path / "set")] == TEXTS
+    assert [d.text for d in read(tmp_path)] == ["beside", *TEXTS] and len(read(tmp_path / "**")) == 21
+    state = json.loads((tmp_path / "set/state.json").read_text())
+    names = [f"data-0000{i}-of-00004.arrow" for i in (3, 0, 1)]
+    (tmp_path / "set/state.json").write_text(json.dumps(state | {"_data_files": [{"filename": n} for n in names]}))
+    assert [d.text for d in read(tmp_path / "set")] == [*TEXTS[15:], *TEXTS[:10]]
+
+
+@pytest.mark.parametrize("state, says", [
+    ('{"_data_files": [{"filename": "gone.arrow"}]}', "gone.arrow: is named by state.json and missing"),
+    ('{"_data_files": [{"filename": "../a.arrow"}]}', ".arrow files beside it are needed"),
+    ('{"_data_files": [{"filename": "a.arrow"}, {"filename": "a.arrow"}]}', "are needed, each once"),
+    ('{"_data_files": [{"file": "a"}]}', "names no files"),
+    ('{"_data_files": ["a"]}', "names no files"),
+    ('{"_data_files": {}}', "names no files"),
+    ("{}", "names no files"),
+    ("[]", "a JSON object was expected"),
+    ("{", "not valid JSON"),
+])  # fmt: skip
+def test_a_state_that_names_no_files_is_refused_by_text_and_activations_alike(tmp_path, state, says):
+    save(tmp_path / "set", TEXTS, 1)
+    (tmp_path / "set/state.json").write_text(state)
+    for look in (files.find_files, lambda source: find_foreign(source, None)):
+        with pytest.raises(InputError) as error:
+            look(str(tmp_path / "set"))
+        assert says in str(error.value) and "\n" not in str(error.value)
+
+
+def test_a_state_beside_other_files_is_none_of_datasets(tmp_path):
+    (tmp_path / "a.jsonl").write_text('{"text": "one"}\n')
+    (tmp_path / "state.json").write_text("[]")
+    assert [d.text for d in read(tmp_path)] == ["one"]
+
+
+@pytest.mark.parametrize("writer", ["pyarrow", "datasets"])
+def test_a_stream_that_was_cut_anywhere_is_not_whole(tmp_path, writer):
+    path = tmp_path / "a.arrow"
+    if writer == "pyarrow":
+        table = pa.table({"text": TEXTS, "x": [[1.0]] * 20})
+        with pa.ipc.new_stream(path, table.schema) as stream:
+            stream.write_table(table, max_chunksize=5)
+    else:
+        hf = pytest.importorskip("datasets")
+        hf.Dataset.from_dict({"text": TEXTS, "x": [[1.0]] * 20}).save_to_disk(str(tmp_path / "set"))
+        path.write_bytes((tmp_path / "set/data-00000-of-00001.arrow").read_bytes())
+    assert len(read(path)) == 20 == find_foreign(str(path), "x").rows
+    whole = path.read_bytes()
+    for n in range(8, len(whole), 8):
+        path.write_bytes(whole[:n])
+        with pytest.raises(InputError):
+            read(path)
+        with pytest.raises(InputError):
+            find_foreign(str(path), "x")
 
 
 def test_names_that_are_not_unicode(tmp_path):

@@ -16,6 +16,7 @@ from monosem.store.store import LocalStore, open_store
 from monosem.store.tensors import tensors_digest
 from monosem.text import index
 from monosem.text.index import context_tokens, load, prepare
+from monosem.text.sources import open_source
 from monosem.text.tokens import train_tokenizer
 
 TEXTS = [f"document {i} says the little word {i * i}" for i in range(60)]
@@ -153,3 +154,23 @@ def test_too_little_text_says_what_was_passed_over(tmp_path, store):
     (tmp_path / "a.txt").write_bytes(b"\x00")
     with pytest.raises(InputError, match=r"too little text: .* \(passed over: 1 NUL character\)"):
         prepare(store, CorpusConfig(source=str(tmp_path / "a.txt")), TOKENIZER)
+
+
+def test_one_long_document_cannot_be_split(tmp_path, store):
+    (tmp_path / "a.txt").write_text("a long text of one file " * 2000)
+    with pytest.raises(InputError, match=r"no (training|held-out) context of 256 tokens in 0 of 1 documents \(the split"):
+        prepare(store, CorpusConfig(source=str(tmp_path / "a.txt")), TOKENIZER)
+
+
+@pytest.mark.parametrize("source, option", [
+    ("a.jsonl", {"seed": 3}), ("a.jsonl", {"split": "test"}), ("a.jsonl", {"revision": "main"}),
+    ("hf:{dir}", {"seed": 3}), ("builtin", {"text_column": "body"}), ("builtin", {"domain_column": "topic"}),
+])  # fmt: skip
+def test_an_option_that_would_do_nothing_is_refused(tmp_path, source, option):
+    (tmp_path / "a.jsonl").write_text('{"text": "one"}\n')
+    path = source if source == "builtin" else source.format(dir=tmp_path) if "hf" in source else str(tmp_path / source)
+    [(name, value)] = option.items()
+    with pytest.raises(InputError) as error:
+        open_source(CorpusConfig(source=path, **option))
+    assert str(error.value).startswith(f"corpus.{name}={value!r}: ") and "\n" not in str(error.value)
+    open_source(CorpusConfig(source=path))
