@@ -5,7 +5,8 @@
 
 import time
 
-from monosem.errors import InputError, MonosemError, StoreError
+from monosem.errors import InputError, IntegrityError, MonosemError, StoreError
+from monosem.fleet.telling import say
 from monosem.store import layout
 from monosem.store.plain import pack_json, unpack_json
 from monosem.store.store import Store, open_store
@@ -13,19 +14,32 @@ from monosem.store.store import Store, open_store
 POLL_S = 2.0
 ANSWER_S = 60.0
 """How long the driver may take to have as many workers as asked for."""
+MOST = 4096
+"""Workers that may be asked for."""
 
 
 class Control:
-    """The driver's side."""
+    """The driver's side. Once the sweep runs a store that is away is waited for here: it ends nothing, and is told of
+    once."""
 
     def __init__(self, store: Store, sweep: str, workers: int):
         self.store, self.sweep = store, sweep
-        self.looked = time.monotonic()
+        self.looked, self.away = time.monotonic(), False
         store.delete(layout.wanted(sweep))  # a wish from before a restart
-        self.publish(workers)
+        self._put(workers)
 
-    def publish(self, workers: int) -> None:
+    def _put(self, workers: int) -> None:
         self.store.put(layout.control(self.sweep), pack_json({"workers": workers}))
+
+    def publish(self, workers: int) -> bool:
+        """Tell how many there are; False if the store is away, and it is to be told again."""
+        try:
+            self._put(workers)
+        except StoreError as error:
+            self._tell(error)
+            return False
+        self.away = False
+        return True
 
     def wish(self) -> int | None:
         """How many workers somebody asked for since the last answer; looks at the store every POLL_S."""
@@ -34,15 +48,41 @@ class Control:
         self.looked = time.monotonic()
         path = layout.wanted(self.sweep)
         try:
-            wanted = unpack_json(self.store.get(path), path)["workers"]
+            data = self.store.get(path)
             self.store.delete(path)
-        except (FileNotFoundError, StoreError):  # nobody asked, or the store is away for a moment: looked at again
+        except FileNotFoundError:  # nobody asked
+            self.away = False
             return None
-        return int(wanted)
+        except StoreError as error:
+            self._tell(error)
+            return None
+        self.away = False
+        try:
+            return _workers(unpack_json(data, path), path)
+        except IntegrityError as error:
+            say(f"a wish for model workers is refused: {error}")
+            return None
 
     def close(self) -> None:
+        """No error: the sweep has ended, with a result or an error of its own."""
         for path in (layout.control(self.sweep), layout.wanted(self.sweep)):
-            self.store.delete(path)
+            try:
+                self.store.delete(path)
+            except StoreError as error:
+                say(f"{error}; the next run of this sweep overwrites it")
+
+    def _tell(self, error: StoreError) -> None:
+        if not self.away:
+            say(f"{error}; tried again until it is there")
+        self.away = True
+
+
+def _workers(record: dict, path: str) -> int:
+    """The workers that a record tells, or IntegrityError."""
+    workers = record.get("workers")
+    if not isinstance(workers, int) or isinstance(workers, bool) or not 1 <= workers <= MOST:
+        raise IntegrityError(f"{path}: workers={workers!r}: from 1 to {MOST}")
+    return workers
 
 
 def scale(uri: str, workers: int) -> str:
@@ -51,8 +91,8 @@ def scale(uri: str, workers: int) -> str:
     root = root.removesuffix("/sweeps")
     if not root or not sweep:
         raise InputError(f"{uri!r}: write STORE/SWEEP, for example ./monosem-store/quickstart")
-    if not 1 <= workers <= 4096:
-        raise InputError(f"--workers {workers}: from 1 to 4096")
+    if not 1 <= workers <= MOST:
+        raise InputError(f"--workers {workers}: from 1 to {MOST}")
     store = open_store(root)
     if not store.exists(layout.control(sweep)):
         raise InputError(f"{uri}: no sweep is running on Ray there (one with --inline has no workers to scale)")

@@ -54,7 +54,8 @@ class RayExecutor:
         with connected(self.address, object_store_bytes(shapes_of(spec))), stop_on_signal() as should_stop:
             import ray  # its settings stand only now
 
-            from monosem.fleet.supervisor import Supervisor, say
+            from monosem.fleet.supervisor import Supervisor
+            from monosem.fleet.telling import say
 
             have = ray.cluster_resources()
             runs = [run for pack in packs for run in pack]

@@ -1,5 +1,6 @@
 """What of a running sweep its cluster has room for: all of it, what is left of it when nodes are lost, all again."""
 
+import math
 import time
 
 import ray
@@ -31,8 +32,9 @@ class Room:
         self.enough, self.looked = True, time.monotonic()
 
     def want_workers(self, workers: int) -> None:
+        """What that comes to, `look` says at once: with what else has changed, which else nobody would be told of."""
         self.wanted = Shape(workers, self.wanted.groups, self.wanted.replicas)
-        self._look()
+        self.looked = -math.inf
 
     def look(self) -> str | None:
         """Look at the cluster, not more often than every LOOK_S; a line to tell if another shape, or none, fits now."""

@@ -4,19 +4,20 @@ No actor restarts by itself (`max_restarts=0`): the supervisor starts a successo
 replayed. What is lost is made again from arithmetic and checkpoints, so no death shows in a result.
 """
 
-import sys
+import time
 from collections.abc import Callable
 from contextlib import suppress
 
 import ray
 
-from monosem.errors import IntegrityError, Interrupted, MonosemError
+from monosem.errors import IntegrityError, Interrupted, MonosemError, StoreError
 from monosem.fleet.control import Control
 from monosem.fleet.group import LearnerGroup
 from monosem.fleet.learners import KeeperActor
 from monosem.fleet.policy import Action, PackHistory, after_death, in_waves
 from monosem.fleet.room import Room
 from monosem.fleet.spilling import SpillWatch
+from monosem.fleet.telling import say
 from monosem.fleet.workers import BufferShard, ModelWorker
 from monosem.plan.placement import CPUS
 from monosem.stages import canary
@@ -60,10 +61,12 @@ class Supervisor:
         self.keepers: dict[int, str] = {}  # hook points
         self.readers: dict[int, list] = {}  # the actors of groups and of keepers
         self.histories: dict[int, PackHistory] = {}
+        self.dead: dict[int, str] = {}  # learners whose successors wait for the store, and what they died of
         self.done: dict[int, Status] = {}
         self.given_up: dict[str, str] = {}
         self.stream_deaths, self.progress = 0, 0  # of the stream's actors, since the runs last moved
         self.spills = SpillWatch()
+        self.store_away = False  # and said so
         self.answered = True  # no wish for another number of workers is open
         live = spec.job.stream.from_ is None
         self.control = Control(self.store, spec.job.name, spec.job.stream.workers) if live and trains else None
@@ -172,20 +175,26 @@ class Supervisor:
             while self.readers or self.waves:
                 if not self.groups:
                     self._start_wave()
-                ended, _ = ray.wait(list(self.watched), timeout=POLL_S)
-                for call in ended:
+                for call in self._ended():
                     if call in self.watched:
                         self._on_end(call, *self.watched.pop(call))
                 if should_stop():
                     self._stop()
                     raise Interrupted("stopped; the same command resumes from the last checkpoints")
-                self._take_up_wishes()
-                self._fit()
+                self._replace_dead()
+                self._take_up_changes()
                 report(self._status())
             return self._status()
         finally:
             if self.control:
                 self.control.close()
+
+    def _ended(self) -> list:
+        """The watched calls that have come back; waits for them for a while."""
+        if not self.watched:  # there may be no actor but a learner whose successor waits for the store
+            time.sleep(POLL_S)
+            return []
+        return ray.wait(list(self.watched), timeout=POLL_S)[0]
 
     def _on_end(self, call: object, kind: str, number: int) -> None:
         """A watched call has come back: a learner finished, a canary was sung, or an actor died."""
@@ -229,16 +238,31 @@ class Supervisor:
             self._start_shard(number)
         elif kind == "keeper":
             self._leave_for(number)
-            hook_point = self.keepers[number]
+            hook_point = self.keepers.pop(number)
             self._end_reader(number, {})
             self._start_keeper(hook_point)
         else:
-            self._replace_learner(number, _reason(error))
+            self._leave_for(number)
+            self._unwatch_group(self.groups[number])
+            self.dead[number] = _reason(error)
+            self._replace_dead()
 
-    def _replace_learner(self, number: int, reason: str) -> None:
+    def _replace_dead(self) -> None:
+        """Successors for learners that died; later, if the store does not tell now how far they were."""
+        for number, reason in list(self.dead.items()):
+            try:
+                step = self._lowest_checkpoint(self.groups[number].pack)
+            except StoreError as error:
+                if not self.store_away:
+                    say(f"learner {number} waits for its checkpoints: {error}; tried again until they are there")
+                self.store_away = True
+                return
+            self.store_away = False
+            self._replace_learner(number, reason, step)
+
+    def _replace_learner(self, number: int, reason: str, step: int) -> None:
         pack = self.groups[number].pack
-        self._leave_for(number)
-        action, history = after_death(self.histories[number], self._lowest_checkpoint(pack), len(pack))
+        action, history = after_death(self.histories[number], step, len(pack))
         if action is Action.give_up:
             self._end_reader(number, {run.name: f"its process died again and again ({reason})" for run in pack})
             return
@@ -284,15 +308,20 @@ class Supervisor:
     def _end_reader(self, number: int, errors: dict[str, str]) -> None:
         actors = self.readers.pop(number)
         self.given_up |= errors
+        self.dead.pop(number, None)
         group = self.groups.pop(number, None)
         if group:
-            self.watched = {call: who for call, who in self.watched.items() if call not in group.calls}
+            self._unwatch_group(group)
             group.end()
         else:
             ray.kill(actors[0])
 
     def _unwatch(self, number: int) -> None:
-        self.watched = {call: who for call, who in self.watched.items() if who not in _worker_calls(number)}
+        of_it = ("worker", number), ("canary", number)
+        self.watched = {call: who for call, who in self.watched.items() if who not in of_it}
+
+    def _unwatch_group(self, group: LearnerGroup) -> None:
+        self.watched = {call: who for call, who in self.watched.items() if call not in group.calls}
 
     def _lowest_checkpoint(self, pack: list[RunSpec]) -> int:
         """Of the run that is furthest behind; all steps, if all are finished."""
@@ -301,19 +330,18 @@ class Supervisor:
         logs = (CheckpointLog(self.store, f"{layout.run(name, run.name)}/checkpoints") for run in todo)
         return min((max(log.steps(), default=0) for log in logs), default=self.spec.job.train.steps)
 
-    def _take_up_wishes(self) -> None:
-        """Workers added or taken away by `monosem scale`; answered once they are there."""
-        if not self.control:
-            return
-        wanted = self.control.wish()
+    def _take_up_changes(self) -> None:
+        """Nodes that came or went, and workers added or taken away by `monosem scale`; answered once they are there."""
+        wanted = self.control.wish() if self.control else None
         if wanted is not None:
             say(f"{wanted} model workers asked for, {len(self.workers)} there")
             self.room.want_workers(wanted)
-            self._scale(self.room.shape.workers)
+        self._fit()
+        if wanted is not None:
+            self._scale(self.room.shape.workers)  # if as many as before fit, there may be fewer: some are not let in
             self.answered = False
         if not self.answered and len(self.workers) == self.wanted_workers:
-            self.control.publish(self.wanted_workers)
-            self.answered = True
+            self.answered = self.control.publish(self.wanted_workers)
 
     # -- telling and stopping --------------------------------------------------------------------
 
@@ -364,14 +392,5 @@ class Supervisor:
         ray.wait(calls, num_returns=len(calls), timeout=STOP_PATIENCE_S)
 
 
-def _worker_calls(number: int) -> set[tuple[str, int]]:
-    return {("worker", number), ("canary", number)}
-
-
 def _reason(error: BaseException) -> str:
     return type(error).__name__ if isinstance(error, ray.exceptions.RayError) else f"{type(error).__name__}: {error}"
-
-
-def say(text: str) -> None:
-    sys.stderr.write(f"monosem: {text}\n")
-    sys.stderr.flush()

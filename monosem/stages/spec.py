@@ -15,6 +15,7 @@ from monosem.plan.placement import places_for_ranks, replicas_for
 from monosem.rows.order import StreamOrder
 from monosem.rows.quality import measure_quality
 from monosem.sae.config import SaeConfig
+from monosem.store.store import check_path
 
 FREE = {
     "recipe": None,
@@ -104,7 +105,8 @@ def expand_runs(job: SweepJob, widths: dict[str, int], target: str | None = None
     widths  of a row, by hook point
     target  the hook point that transcoders reconstruct
 
-    A variant is repeated only along the axes that it has. InputError for values that no dictionary can have.
+    A variant is repeated only along the axes that it has. InputError for values that no dictionary can have, and
+    for names that the store refuses or that two runs would share.
     """
     d_out = None if target is None else widths[target]
     points = [name for name in widths if name != target]
@@ -120,11 +122,12 @@ def expand_runs(job: SweepJob, widths: dict[str, int], target: str | None = None
             name += f"{factor}x"
             name += f"-{variant}" if len(sae.variant) > 1 else ""
             chosen = dict(zip(axes, values, strict=True))
-            name += "".join(f"-{AXES[n][0]}_{v:g}" for n, v in chosen.items() if len(axes[n]) > 1)
+            name += "".join(f"-{AXES[n][0]}_{short_name(v)}" for n, v in chosen.items() if len(axes[n]) > 1)
             name += f"-seed_{seed}" if len(sae.seed) > 1 else ""
             chosen |= {"variant": variant, "seed": seed, "transcoder": target is not None, "d_out": d_out}
             config = _sae_config(job, widths[hook_point], factor, **chosen)
             runs.append(RunSpec(name, factor, hook_point, config, target))
+    _check_names([run.name for run in runs])
     return tuple(runs)
 
 
@@ -133,6 +136,22 @@ def check_one_process(c: LearnerConfig) -> None:
     for name, n in (("feature_shards", c.feature_shards), ("replicas", c.replicas if c.exchange == "ring" else 1)):
         if n > 1:
             raise InputError(f"learner.{name}={n}: --inline is one process; leave --inline out, or set it to 1")
+
+
+def short_name(value: float) -> str:
+    """A number as part of a run's name: six digits where they are the number, else all of it: 0.004, 1000000."""
+    short = f"{value:g}"
+    if float(short) == value and "+" not in short:
+        return short
+    return repr(value).removesuffix(".0").replace("+", "")
+
+
+def _check_names(names: Sequence[str]) -> None:
+    """InputError if the store would refuse a run's name, or two runs have the same."""
+    for n, name in enumerate(names):
+        check_path(name)
+        if name in names[:n]:
+            raise InputError(f"two runs of this sweep would be called {name!r}; give their values apart")
 
 
 def _sae_config(job: SweepJob, d_in: int, factor: int, **chosen: object) -> SaeConfig:
@@ -219,7 +238,6 @@ def shuffle_quality(spec: SweepSpec) -> dict | None:
     if spec.datasets:
         return None
     return measure_quality(spec.order, spec.job.train.batch_size).as_dict()
-
 
 
 def first_difference(a: object, b: object, path: str = "") -> tuple[str, object, object] | None:

@@ -8,6 +8,7 @@ yet, so a kill at any moment leaves the previous checkpoint whole, and a second 
 instead of mixed in. Everything read back is checked against its digest.
 """
 
+import re
 import sys
 from dataclasses import dataclass
 
@@ -20,6 +21,7 @@ from monosem.store.tensors import pack_tensors, unpack_tensors
 
 KEEP = 2
 """Newest checkpoints that stay; one more than needed, for a reader that is just opening one."""
+DIGEST = re.compile("[0-9a-f]{64}")
 
 
 @dataclass(frozen=True)
@@ -50,16 +52,22 @@ class CheckpointLog:
         """The newest checkpoint: the shares of some features and the first share, or (None) all shares.
 
         One that is damaged gives way to the one before it, and stderr says so, unless others read it too (not `alone`)
-        and have to go on from the same. IntegrityError if there is none that is whole.
+        and have to go on from the same. It is removed then: its step is reached again, and recorded again. An
+        IntegrityError if there is none that is whole; nothing is removed then.
         """
-        steps = self.steps()
+        steps, damaged = self.steps(), []
         for step in reversed(steps):
             try:
-                return self._read(step, features)
+                found = self._read(step, features)
             except (IntegrityError, FileNotFoundError) as error:
                 if not alone or step == steps[0]:
                     raise
                 sys.stderr.write(f"note: {error}; going on from the checkpoint before it\n")
+                damaged.append(step)
+                continue
+            for late in damaged:
+                self._discard(late)
+            return found
         return None
 
     def put(self, tensors: dict[str, Tensor], features: tuple[int, int] = (0, 0)) -> dict:
@@ -91,13 +99,17 @@ class CheckpointLog:
             self.store.delete(f"{self.prefix}/objects/{name}")
 
     def _read(self, step: int, features: tuple[int, int] | None) -> Checkpoint:
-        record = unpack_json(self.store.get(self._record(step)), self._record(step))
-        shares = []
-        for number, share in enumerate(_shares(record)):
-            lo, hi = share["features"]
+        shares, meta = self._recorded(step)
+        wanted = []
+        for number, (digest, lo, hi) in enumerate(shares):
             if features is None or number == 0 or (lo < features[1] and features[0] < hi):
-                shares.append((lo, hi, self._tensors(share["object"])))
-        return Checkpoint(step, shares, record["meta"])
+                wanted.append((lo, hi, self._tensors(digest)))
+        return Checkpoint(step, wanted, meta)
+
+    def _recorded(self, step: int) -> tuple[list[tuple[str, int, int]], dict]:
+        """The shares that a record names, (object, first feature, end) each, and its meta."""
+        path = self._record(step)
+        return _fields(unpack_json(self.store.get(path), path), f"{self.store.url}: {path}")
 
     def _tensors(self, digest: str) -> dict[str, Tensor]:
         data = self.store.get(self._object(digest))
@@ -105,17 +117,34 @@ class CheckpointLog:
             raise IntegrityError(f"{self.store.url}: {self._object(digest)} does not match its digest")
         return unpack_tensors(data, self._object(digest))
 
+    def _objects(self, step: int) -> set[str] | None:
+        """The objects that a record names; None if it cannot be read."""
+        try:
+            return {digest for digest, _, _ in self._recorded(step)[0]}
+        except (IntegrityError, FileNotFoundError):
+            return None
+
+    def _discard(self, step: int) -> None:
+        """Remove a damaged checkpoint: its record, and those of its objects that are not what they are named by."""
+        for digest in self._objects(step) or ():
+            try:
+                self._tensors(digest)
+            except FileNotFoundError:
+                continue
+            except IntegrityError:
+                self.store.delete(self._object(digest))
+        self.store.delete(self._record(step))
+
     def _prune(self) -> None:
-        """Old records go, and with them the objects that no other record names."""
-        records = {}
-        for step in self.steps():
-            record = unpack_json(self.store.get(self._record(step)), self._record(step))
-            records[step] = {share["object"] for share in _shares(record)}
-        old = sorted(records)[:-KEEP]
-        kept = set().union(*(objects for step, objects in records.items() if step not in old))
+        """Old records go, and with them the objects that no other record names. One that cannot be read counts for
+        nothing, and goes with those that are older than it."""
+        named = {step: self._objects(step) for step in self.steps()}
+        whole = sorted(step for step, objects in named.items() if objects is not None)
+        old = [step for step in named if whole and step < whole[-KEEP:][0]]
+        kept = set().union(*(objects or () for step, objects in named.items() if step not in old))
         for step in old:
             self.store.delete(self._record(step))
-            for digest in records[step] - kept:
+            for digest in (named[step] or set()) - kept:
                 self.store.delete(self._object(digest))
 
     def _record(self, step: int) -> str:
@@ -125,6 +154,14 @@ class CheckpointLog:
         return f"{self.prefix}/objects/{digest}.safetensors"
 
 
-def _shares(record: dict) -> list[dict]:
-    """The shares of a record; checkpoints before version 0.2 had one object, and named it alone."""
-    return record.get("shares") or [{"object": record["object"], "bytes": record["bytes"], "features": [0, 0]}]
+def _fields(record: dict, what: str) -> tuple[list[tuple[str, int, int]], dict]:
+    """What a record holds, or IntegrityError; checkpoints before version 0.2 had one object, and named it alone."""
+    try:
+        named = record.get("shares") or [{"object": record["object"], "features": [0, 0]}]
+        shares = [(share["object"], *map(int, share["features"])) for share in named]
+        meta = record["meta"]
+        if not isinstance(meta, dict) or not all(len(s) == 3 and DIGEST.fullmatch(s[0]) for s in shares):
+            raise ValueError
+    except (KeyError, TypeError, ValueError):
+        raise IntegrityError(f"{what}: not the record of a checkpoint") from None
+    return shares, meta

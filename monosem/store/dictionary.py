@@ -5,6 +5,9 @@
     sparsity.safetensors      {"sparsity": log10 of each feature's density}
     monosem.json              lineage, metrics and the digest of each file; written last
 
+What monosem writes here says so in cfg.json's metadata ("monosem": version): without its monosem.json it is half a
+dictionary, of a writer that was killed, or of a copy that left it out.
+
 Only safetensors and JSON: opening a stranger's dictionary executes nothing. Imports torch, but
 neither ray, pyarrow nor wandb.
 """
@@ -12,6 +15,7 @@ neither ray, pyarrow nor wandb.
 import torch
 from torch import Tensor
 
+from monosem import __version__
 from monosem.errors import IntegrityError
 from monosem.sae.model import Sae
 from monosem.store.formats import read_any, saelens
@@ -21,13 +25,15 @@ from monosem.store.tensors import pack_tensors, tensors_digest
 
 LOG10_NEVER = -10.0
 """Stands for log10 of a density of zero."""
+MARK = "monosem"
+"""In cfg.json's metadata: there is a monosem.json, or the dictionary is not whole."""
 
 
 def dictionary_files(sae: Sae, density_F: Tensor, metadata: dict) -> dict[str, bytes]:
     """The three files of a dictionary by name. `density_F`: share of rows on which each feature is active."""
     log_density = torch.where(density_F > 0, density_F.clamp_min(1e-30).log10(), torch.tensor(LOG10_NEVER))
     return {
-        **saelens.write(sae, metadata),
+        **saelens.write(sae, {MARK: __version__} | metadata),
         "sparsity.safetensors": pack_tensors({"sparsity": log_density.float()}),
     }
 
@@ -66,7 +72,7 @@ def load(uri: str, device: str = "cpu") -> Sae:
     """The dictionary at `uri`, in float32: a directory, a fsspec URL, or hf:org/name[/path].
 
     Reads what SAELens, dictionary_learning and sparsify write; reading executes nothing. Files written by monosem
-    are checked against the digests in monosem.json.
+    are checked against the digests in monosem.json, and are refused without it.
     """
     url = f"hf://{uri.removeprefix('hf:')}" if uri.startswith("hf:") and not uri.startswith("hf://") else uri
     store = open_store(url)
@@ -79,7 +85,17 @@ def _check_digests(store: Store, uri: str, files: dict[str, bytes]) -> None:
     try:
         manifest = unpack_json(store.get("monosem.json"), f"{uri}/monosem.json")
     except FileNotFoundError:
+        if "cfg.json" in files and _is_marked(unpack_json(files["cfg.json"], f"{uri}/cfg.json")):
+            raise IntegrityError(
+                f"{uri}: monosem.json is missing, which monosem writes last: the dictionary was not finished, or not "
+                "copied whole"
+            ) from None
         return  # written by another tool
     for name, data in files.items():
         if manifest.get("files", {}).get(name) != sha256(data):
             raise IntegrityError(f"{uri}: {name} does not match its digest in monosem.json")
+
+
+def _is_marked(cfg: dict) -> bool:
+    metadata = cfg.get("metadata")
+    return isinstance(metadata, dict) and MARK in metadata

@@ -86,63 +86,68 @@ class LocalStore:
         except OSError as error:
             raise StoreError(f"store {self.url}: cannot read {path}: {error.strerror}") from error
 
+    @contextmanager
+    def _asked(self, verb: str, path: str) -> Iterator[None]:
+        """StoreError for what the file system refuses."""
+        try:
+            yield
+        except OSError as error:
+            raise StoreError(f"store {self.url}: cannot {verb} {path}: {error.strerror}") from error
+
     def put(self, path: str, data: bytes | memoryview) -> None:
-        target, temporary = self._staged(path, data)
-        os.replace(temporary, target)
-        _sync_directory(target.parent)
+        target = self._at(path)
+        with self._asked("write", path), _staged(target, data) as temporary:
+            os.replace(temporary, target)
+            _sync_directory(target.parent)
 
     def create(self, path: str, data: bytes) -> bool:
-        target, temporary = self._staged(path, data)
-        try:
-            os.link(temporary, target)
-        except FileExistsError:
-            return False
-        except OSError as error:
-            raise StoreError(f"store {self.url}: cannot create {path}: {error.strerror}") from error
-        finally:
-            temporary.unlink()
-        _sync_directory(target.parent)
+        target = self._at(path)
+        with self._asked("create", path):
+            with _staged(target, data) as temporary:
+                try:
+                    os.link(temporary, target)
+                except FileExistsError:
+                    return False
+            _sync_directory(target.parent)
         return True
 
     def exists(self, path: str) -> bool:
-        return self._at(path).exists()
+        with self._asked("look for", path):
+            return self._at(path).exists()
 
     def list(self, path: str) -> list[str]:
         """Names directly below `path`, sorted; empty if there is no such directory."""
-        try:
+        with self._asked("list", path), suppress(FileNotFoundError, NotADirectoryError):
             return sorted(n for n in os.listdir(self._at(path)) if not n.startswith("."))
-        except (FileNotFoundError, NotADirectoryError):
-            return []
+        return []
 
     def delete(self, path: str) -> None:
-        self._at(path).unlink(missing_ok=True)
+        with self._asked("delete", path), suppress(FileNotFoundError, NotADirectoryError):
+            self._at(path).unlink()
 
     def delete_tree(self, path: str) -> None:
         """Everything below `path`; nothing there is fine."""
-        try:
+        with self._asked("delete", path), suppress(FileNotFoundError):
             shutil.rmtree(self._at(path))
-        except FileNotFoundError:
-            return
-        except OSError as error:
-            raise StoreError(f"store {self.url}: cannot delete {path}: {error.strerror}") from error
 
     def _at(self, path: str) -> Path:
         return self.root / check_path(path) if path else self.root
 
-    def _staged(self, path: str, data: bytes) -> tuple[Path, Path]:
-        target = self._at(path)
-        temporary = target.parent / f".{target.name}.{uuid.uuid4().hex}"
-        try:
-            target.parent.mkdir(parents=True, exist_ok=True)
-            with open(temporary, "wb") as file:
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
-        except OSError as error:
-            with suppress(OSError):
-                temporary.unlink()  # a full disk would only become fuller
-            raise StoreError(f"store {self.url}: cannot write {path}: {error.strerror}") from error
-        return target, temporary
+
+@contextmanager
+def _staged(target: Path, data: bytes | memoryview) -> Iterator[Path]:
+    """`data` in a temporary file beside `target`, for the while; if it was not renamed it is gone then."""
+    temporary = target.parent / f".{target.name}.{uuid.uuid4().hex}"
+    target.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        with open(temporary, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        yield temporary
+    finally:
+        with suppress(OSError):
+            temporary.unlink()  # a full disk would only become fuller
 
 
 def _sync_directory(path: Path) -> None:

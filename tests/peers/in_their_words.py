@@ -26,7 +26,15 @@ from dictionary_learning.trainers.matryoshka_batch_top_k import MatryoshkaBatchT
 from dictionary_learning.trainers.top_k import AutoEncoderTopK
 from dictionary_learning.utils import load_dictionary
 from sae_lens import SAE
-from sae_lens.saes import gated_sae, jumprelu_sae, standard_sae, topk_sae, transcoder
+from sae_lens.saes import (
+    batchtopk_sae,
+    gated_sae,
+    jumprelu_sae,
+    matryoshka_batchtopk_sae,
+    standard_sae,
+    topk_sae,
+    transcoder,
+)
 from sparsify import SparseCoder
 from sparsify.config import SparseCoderConfig
 
@@ -99,9 +107,31 @@ def their_saelens():
          transcoder.SkipTranscoder),
         ("jumprelu_transcoder", transcoder.JumpReLUTranscoderConfig(**common, d_out=OUT, apply_b_dec_to_input=False),
          transcoder.JumpReLUTranscoder),
+        ("jumprelu_skip_transcoder", transcoder.JumpReLUSkipTranscoderConfig(**common, d_out=OUT, apply_b_dec_to_input=False),
+         transcoder.JumpReLUSkipTranscoder),
     ]:  # fmt: skip
         sae = at_random(make(config))
         yield f"saelens-{name}", sae.save_model, saelens
+
+
+def their_saelens_in_training():
+    """Checkpoints of training, and what SAELens makes of them for use."""
+    batch, nested = batchtopk_sae, matryoshka_batchtopk_sae
+    for name, make, config in [
+        ("batchtopk", batch.BatchTopKTrainingSAE, batch.BatchTopKTrainingSAEConfig(d_in=D, d_sae=F, k=K)),
+        ("batchtopk-raw", batch.BatchTopKTrainingSAE,
+         batch.BatchTopKTrainingSAEConfig(d_in=D, d_sae=F, k=K, rescale_acts_by_decoder_norm=False)),
+        ("matryoshka_batchtopk", nested.MatryoshkaBatchTopKTrainingSAE,
+         nested.MatryoshkaBatchTopKTrainingSAEConfig(d_in=D, d_sae=F, k=K, matryoshka_widths=[10, F])),
+    ]:  # fmt: skip
+        sae = at_random(make(config))
+        sae.topk_threshold.fill_(0.2)
+
+        def save(directory, sae=sae):
+            sae.save_model(directory)
+            sae.save_inference_model(f"{directory}.inference")
+
+        yield f"saelens-{name}", save, lambda directory: saelens(f"{directory}.inference")
 
 
 def their_dictionary_learning():
@@ -141,7 +171,7 @@ def their_sparsify():
 def write(directory: Path) -> int:
     torch.manual_seed(5)
     x = torch.cat([torch.randn(50, D), torch.zeros(2, D), 1e4 * torch.randn(4, D), -torch.rand(4, D)])
-    for maker in (their_saelens, their_dictionary_learning, their_sparsify):
+    for maker in (their_saelens, their_saelens_in_training, their_dictionary_learning, their_sparsify):
         for name, save, reader in maker():
             save(str(directory / name))
             encode, decode = reader(str(directory / name))

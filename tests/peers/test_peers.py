@@ -49,7 +49,7 @@ def test_they_open_what_monosem_writes(tmp_path):
             found = numbers(sae, edge_rows(8), tmp_path / f"{path.name}.numbers")
             cases.append({"kind": kind, "directory": str(path), "numbers": str(found)})
     (tmp_path / "cases.json").write_text(json.dumps(cases))
-    assert len(peers("read", tmp_path / "cases.json")) == len(cases) == 22
+    assert len(peers("read", tmp_path / "cases.json")) == len(cases) == 23
 
 
 @pytest.mark.parametrize("kind", ["monosem", "dictionary_learning"])
@@ -67,7 +67,7 @@ def test_they_open_what_pull_gives(tiny_job, tmp_path, kind):
 
 def test_monosem_opens_what_they_write(tmp_path):
     names = peers("write", tmp_path)
-    assert len(names) == 20
+    assert len(names) == 24
     for name in names:
         sae, expected = monosem.load(str(tmp_path / name)), load_file(tmp_path / f"{name}.numbers")
         x = expected["x"]

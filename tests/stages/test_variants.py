@@ -12,7 +12,7 @@ from monosem.config.load import RECIPES, load_job, recipes
 from monosem.errors import InputError
 from monosem.stages.listing import all_rows
 from monosem.stages.spec import expand_runs
-from monosem.store.store import open_store
+from monosem.store.store import check_path, open_store
 from tests.conftest import digests, dying_after, run_cli
 
 ALL = "sae.variant=[relu,topk,batch_topk,jumprelu,gated,matryoshka]"
@@ -71,6 +71,28 @@ def test_a_variant_is_repeated_only_along_axes_that_it_has(tmp_path):
     assert names("sae: {variant: jumprelu, expansion_factor: 2, l0_coefficient: [0.1, 0.2]}", tmp_path) == [
         "2x-l0_0.1", "2x-l0_0.2"
     ]  # fmt: skip
+
+
+def test_every_value_has_a_name_of_its_own_that_the_store_takes(tmp_path):
+    """Names that were exact stay as they were: finished runs are found by them."""
+    values = [0.00123456, 0.001234561, 0.004, 1e-5, 1.0, 1000000.0, 123456.75, 1.0000001]
+    found = names(f"sae: {{expansion_factor: 1, l1_coefficient: {values}}}", tmp_path)
+    assert found == ["1x-l1_0.00123456", "1x-l1_0.001234561", "1x-l1_0.004", "1x-l1_1e-05", "1x-l1_1",
+                     "1x-l1_1000000", "1x-l1_123456.75", "1x-l1_1.0000001"]  # fmt: skip
+    assert [check_path(name) for name in found] == found
+    spelled = [float(name.removeprefix("1x-l1_")) for name in found]
+    assert spelled == values
+
+
+def test_two_runs_of_one_name_are_refused(tmp_path):
+    """Hook points may differ only in a sign that names in the store have another for."""
+    path = tmp_path / "job.yaml"
+    path.write_text("sae: {expansion_factor: 1}")
+    job = load_job(SweepJob, str(path), [])
+    with pytest.raises(InputError, match="two runs of this sweep would be called 'a=b-1x'"):
+        expand_runs(job, {"a:b": 40, "a/b": 40})
+    with pytest.raises(InputError, match="not a plain name"):
+        expand_runs(job, {"a b": 40, "c": 40})
 
 
 @pytest.mark.parametrize(

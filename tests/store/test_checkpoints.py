@@ -78,17 +78,62 @@ def test_a_checkpoint_of_an_earlier_version_is_read(log):
     assert torch.equal(log.last().tensors["w"], tensors(4)["w"])
 
 
-def test_a_damaged_checkpoint_gives_way_to_the_one_before_it(log, tmp_path, capsys):
-    """If nobody else reads it: ranks have to go on from the same one."""
+def flip(path):
+    data = bytearray(path.read_bytes())
+    data[-3] ^= 1
+    path.write_bytes(data)
+
+
+RECORD, OBJECT = "log/000000000010.json", "objects/*"
+DAMAGES = {
+    "a bit of an object": (OBJECT, flip),
+    "an object is gone": (OBJECT, lambda path: path.unlink()),
+    "a record of no JSON": (RECORD, lambda path: path.write_bytes(b'{"step": 1')),
+    "a record without its keys": (RECORD, lambda path: path.write_bytes(b"{}")),
+    "a record of other types": (RECORD, lambda path: path.write_bytes(b'{"shares": [7], "meta": {}}')),
+    "a record without shares' keys": (RECORD, lambda path: path.write_bytes(b'{"shares": [{}], "meta": {}}')),
+    "a record that points elsewhere": (
+        RECORD, lambda path: path.write_bytes(b'{"shares": [{"object": "../x", "features": [0, 0]}], "meta": {}}')
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_run_goes_on_past_a_damaged_checkpoint(log, tmp_path, capsys, damage):
+    """If nobody else reads it: ranks have to go on from the same one. Its step comes again, perhaps with other bytes in
+    the record, such as the topologies so far."""
+    where, harm = DAMAGES[damage]
     log.commit(5, tensors(5), {})
+    before = set((tmp_path / "run/checkpoints/objects").iterdir())
     log.commit(10, tensors(10), {})
-    newest = log.put(tensors(10))["object"]
-    file = tmp_path / f"run/checkpoints/objects/{newest}.safetensors"
-    good = file.read_bytes()
-    for harm in (lambda: file.write_bytes(good[:-3] + b"\x01" + good[-2:]), file.unlink):
-        harm()
-        assert log.last().step == 5 and "going on from the checkpoint before it" in capsys.readouterr().err
-        with pytest.raises((IntegrityError, FileNotFoundError)):
-            log.last((0, 1), alone=False)
-    log.commit(10, tensors(10), {})
-    assert log.last().step == 10
+    [path] = set((tmp_path / "run/checkpoints").glob(where)) - before
+    harm(path)
+    with pytest.raises((IntegrityError, FileNotFoundError)):
+        log.last(alone=False)
+    assert log.steps() == [5, 10], "others have still to see that it is damaged"
+    assert log.last().step == 5 and log.steps() == [5]
+    assert "going on from the checkpoint before it" in capsys.readouterr().err
+    log.commit(10, tensors(10), {"feature_shards": [1, 2]})
+    assert log.last().step == 10 and torch.equal(log.last().tensors["w"], tensors(10)["w"])
+    for step in (15, 20):
+        log.commit(step, tensors(step), {})
+    assert log.steps() == [15, 20] and len(log.store.list("run/checkpoints/objects")) == KEEP
+
+
+def test_an_old_record_that_cannot_be_read_does_not_stop_the_run(log, tmp_path):
+    for step in (5, 10):
+        log.commit(step, tensors(step), {})
+    (tmp_path / "run/checkpoints/log/000000000005.json").write_bytes(b"{}")
+    for step in (15, 20, 25):
+        log.commit(step, tensors(step), {})
+    assert log.steps() == [20, 25] and log.last().step == 25
+
+
+def test_nothing_is_removed_where_no_checkpoint_is_whole(log, tmp_path):
+    for step in (5, 10):
+        log.commit(step, tensors(step), {})
+    for path in (tmp_path / "run/checkpoints/objects").iterdir():
+        flip(path)
+    with pytest.raises(IntegrityError):
+        log.last()
+    assert log.steps() == [5, 10] and len(log.store.list("run/checkpoints/objects")) == 2

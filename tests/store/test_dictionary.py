@@ -53,6 +53,38 @@ def test_a_finished_dictionary_is_never_overwritten(written, tmp_path):
     assert torch.equal(monosem.load(str(path)).W_enc, sae.W_enc)
 
 
+class Killed(BaseException):
+    """Passes every except of the writer, as a kill does."""
+
+
+@pytest.mark.parametrize("writes", range(5))
+def test_a_reader_sees_all_of_a_dictionary_or_none(tmp_path, monkeypatch, writes):
+    """A writer is killed before each of its writes."""
+    store, left = open_store(str(tmp_path)), writes
+
+    def counted(write):
+        def call(*args):
+            nonlocal left
+            if left == 0:
+                raise Killed
+            left -= 1
+            return write(*args)
+
+        return call
+
+    monkeypatch.setattr(store, "put", counted(store.put))
+    monkeypatch.setattr(store, "create", counted(store.create))
+    sae, at = init_sae(SaeConfig(d_in=6, d_sae=20)), str(tmp_path / "run")
+    if writes == 4:
+        write_dictionary(store, "run", sae, torch.zeros(20), {}, {"format": 1})
+        assert torch.equal(monosem.load(at).W_enc, sae.W_enc)
+        return
+    with pytest.raises(Killed):
+        write_dictionary(store, "run", sae, torch.zeros(20), {}, {"format": 1})
+    with pytest.raises(MonosemError, match=r"no dictionary there|monosem\.json is missing"):
+        monosem.load(at)
+
+
 def damage_weights(path):
     data = bytearray((path / "sae_weights.safetensors").read_bytes())
     data[-3] ^= 4
@@ -121,7 +153,7 @@ def test_untied_bias_of_other_tools_is_the_same_function(written):
     """apply_b_dec_to_input false: b_dec is not subtracted before encoding."""
     sae, path = written
     (path / "monosem.json").unlink()
-    cfg = json.loads((path / "cfg.json").read_text()) | {"apply_b_dec_to_input": False}
+    cfg = json.loads((path / "cfg.json").read_text()) | {"apply_b_dec_to_input": False, "metadata": {}}
     (path / "cfg.json").write_text(json.dumps(cfg))
     x = torch.randn(7, 6)
     expected = torch.relu(x @ sae.W_enc + sae.b_enc)

@@ -32,6 +32,7 @@ SAES = {
     "transcoder": {"transcoder": True, "d_out": 5},
     "skip transcoder": {"transcoder": True, "skip": True},
     "jumprelu transcoder": {"transcoder": True, "variant": "jumprelu", "d_out": 5},
+    "jumprelu skip transcoder": {"transcoder": True, "variant": "jumprelu", "skip": True},
     "topk skip transcoder": {"transcoder": True, "variant": "topk", "k": 4, "skip": True},
     "gated transcoder": {"transcoder": True, "variant": "gated"},
 }
@@ -122,6 +123,59 @@ def test_saelens_topk_that_rescales_by_the_decoder_norm():
     assert float(((again(x) - ((f / norms) @ sae.W_dec + sae.b_dec)) / size).abs().max()) < 1e-5
 
 
+def batch_wide_in_their_words(sae: Sae, x: torch.Tensor, threshold: float) -> tuple[torch.Tensor, torch.Tensor]:
+    """f and x_hat of a SAELens batchtopk checkpoint that rescales: f = pre |d| above the threshold, d / |d| decodes."""
+    norms = sae.W_dec.norm(dim=1)
+    pre = ((x - sae.b_dec) @ sae.W_enc + sae.b_enc) * norms
+    f = torch.where(pre > threshold, pre, torch.zeros(()))
+    return f, (f / norms) @ sae.W_dec + sae.b_dec
+
+
+@pytest.mark.parametrize("architecture", ["batchtopk", "matryoshka_batchtopk"])
+@pytest.mark.parametrize("said", [{}, {"rescale_acts_by_decoder_norm": True}])
+def test_a_batch_wide_threshold_is_one_of_activations_times_the_decoder_norm(architecture, said):
+    """SAELens' default in training, with decoder rows that start at norm 0.1."""
+    sae, x = random_sae("relu"), edge_rows(8)
+    sae.W_dec *= 0.05 + 0.2 * torch.rand(30, 1)
+    files = FORMATS["saelens"].write(sae, {})
+    cfg, tensors = json.loads(files["cfg.json"]), load(files["sae_weights.safetensors"])
+    one = tensors | {"topk_threshold": torch.tensor(0.05, dtype=torch.float64)}
+    batch = saelens_files(cfg | {"architecture": architecture, "k": 2.0} | said, one)
+    again, _ = read_any(batch.__getitem__, "u")
+    f, x_hat = batch_wide_in_their_words(sae, x, 0.05)
+    size = 1 + x.abs().amax(dim=1, keepdim=True)
+    assert 100 < int((f > 0).sum()) < 1500
+    assert float(((again.encode(x) - f) / size).abs().max()) < 1e-5
+    assert float(((again(x) - x_hat) / size).abs().max()) < 1e-5
+    raw = saelens_files(cfg | {"architecture": architecture, "rescale_acts_by_decoder_norm": False}, one)
+    kept = read_any(raw.__getitem__, "u")[0]
+    assert torch.equal(kept.W_dec, sae.W_dec) and torch.equal(kept.threshold, torch.full((30,), 0.05))
+
+
+@pytest.mark.parametrize("spelling", ["jumprelu_skip_transcoder", "skip_jumprelu_transcoder"])
+def test_a_jumprelu_transcoder_with_a_skip_is_spelled_as_saelens_does(spelling):
+    sae = random_sae("jumprelu skip transcoder")
+    files = FORMATS["saelens"].write(sae, {})
+    cfg = json.loads(files["cfg.json"])
+    assert cfg["architecture"] == "jumprelu_skip_transcoder"
+    files["cfg.json"] = json.dumps(cfg | {"architecture": spelling}).encode()
+    again, _ = read_any(files.__getitem__, "u")
+    assert again.config.skip and torch.equal(again(edge_rows(8)), sae(edge_rows(8)))
+
+
+def test_tensors_that_would_have_a_part_in_the_result_are_not_ignored():
+    """Scales that are all ones have none: SAELens wrote them into every file for a while."""
+    sae = random_sae("relu")
+    files = FORMATS["saelens"].write(sae, {})
+    cfg, tensors = json.loads(files["cfg.json"]), load(files["sae_weights.safetensors"])
+    ones = saelens_files(cfg, tensors | {"scaling_factor": torch.ones(30)})
+    assert torch.equal(read_any(ones.__getitem__, "u")[0].W_dec, sae.W_dec)
+    for more in ({"scaling_factor": torch.full((30,), 3.0)}, {"threshold": torch.rand(30)}, {"W_skip": torch.ones(8, 8)}):
+        odd = saelens_files(cfg, tensors | more)
+        with pytest.raises(MonosemError, match=f"u: {next(iter(more))} is not a tensor of what cfg.json describes"):
+            read_any(odd.__getitem__, "u")
+
+
 class Payload:
     """Opens a file when it is unpickled."""
 
@@ -185,6 +239,8 @@ BAD_CONFIGS = [
     ("saelens", "relu", {"apply_b_dec_to_input": "no"}, "neither true nor false"),
     ("saelens", "relu", {"architecture": "temporal"}, "'temporal' is not supported; known are standard"),
     ("saelens", "relu", {"architecture": ["standard"]}, "is not supported"),
+    ("saelens", "relu", {"activation_fn_str": "topk"}, "activation_fn_str='topk' is not supported with"),
+    ("saelens", "transcoder", {"activation_fn": "tanh-relu"}, "'tanh-relu' is not supported with .*, only 'relu'"),
     ("saelens", "relu", {"normalize_activations": "layer_norm"}, "layer_norm"),
     ("saelens", "transcoder", {"d_out": 6}, "cfg.json says"),
     ("sparsify", "topk", {"activation": "groupmax"}, "groupmax"),

@@ -1,7 +1,9 @@
 """One contract over a local directory, memory and S3 (moto's server)."""
 
+import os
 import resource
 import signal
+import stat
 import threading
 import uuid
 from types import SimpleNamespace
@@ -130,12 +132,38 @@ def test_a_write_that_fails_leaves_nothing(tmp_path):
     resource.setrlimit(resource.RLIMIT_FSIZE, (1000, before[1]))
     try:
         for write in (store.put, store.create):
-            with pytest.raises(StoreError, match="cannot write"):
+            with pytest.raises(StoreError, match=r"cannot (write|create) a/x"):
                 write("a/x", b"y" * 5000)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
         signal.signal(signal.SIGXFSZ, handler)
     assert list((tmp_path / "a").iterdir()) == []
+
+
+def test_whatever_a_file_system_refuses_is_a_store_error_and_leaves_nothing(tmp_path, monkeypatch):
+    """A directory where an object should be, and a disk that fails when the rename is to be made safe."""
+    store = open_store(str(tmp_path))
+    store.put("a/x/y", b"1")
+    with pytest.raises(StoreError, match="cannot write a/x: Is a directory"):
+        store.put("a/x", b"2")
+    with pytest.raises(StoreError, match="cannot delete a/x: Is a directory"):
+        store.delete("a/x")
+    store.delete("a/x/y/z")  # below a file there is nothing
+    assert store.create("a/x", b"2") is False
+    assert [path.name for path in (tmp_path / "a").iterdir()] == ["x"]
+    sync = os.fsync
+
+    def failing(handle):
+        if stat.S_ISDIR(os.fstat(handle).st_mode):
+            raise OSError(5, "Input/output error")
+        sync(handle)
+
+    monkeypatch.setattr(os, "fsync", failing)
+    with pytest.raises(StoreError, match="cannot write b: Input/output error"):
+        store.put("b", b"3")
+    with pytest.raises(StoreError, match="cannot create c: Input/output error"):
+        store.create("c", b"3")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a", "b", "c"]
 
 
 @pytest.mark.parametrize("conflicts, left", [(2, None), (9, StoreError)])
