@@ -135,6 +135,28 @@ def test_keys_go_from_feature_to_feature_and_token_to_token(visit, site):
     assert v.page.is_hidden("#tip")
 
 
+def test_enter_on_a_link_or_button_does_what_that_does(visit, site):
+    """On the index Enter alone opens the first feature of the list; elsewhere it is the link's or the button's own."""
+    v = visit().open(site, "run.html#made/4x")
+    v.page.wait_for_selector(".rows li a .density")
+    wanted = v.page.get_attribute(".rows li:nth-child(4) a", "href")
+    for selector, address in ((".rows li:nth-child(4) a", wanted), (".tabs a >> nth=1", "texts.html#made/4x"), (".brand", "index.html")):
+        v.open(site, "run.html#made/4x")
+        v.page.wait_for_selector(".rows li a .density")
+        v.page.focus(selector)
+        v.page.keyboard.press("Enter")
+        v.page.wait_for_url(f"**/{address}*")
+    v.open(site, "run.html#made/4x")
+    v.page.focus(".controls button")
+    v.page.keyboard.press("Enter")
+    v.page.wait_for_timeout(100)
+    assert "run.html" in v.page.url
+    v.page.focus(".scroller")
+    v.page.keyboard.press("Enter")
+    v.page.wait_for_selector("h1:has-text('Feature')")
+    assert not v.troubles
+
+
 ORDERS = {"density": lambda f: -f["density"], "importance": lambda f: -f["importance"], "max": lambda f: -f["max_activation"],
           "index": lambda f: f["feature"], "rare": lambda f: f["density"]}  # fmt: skip
 

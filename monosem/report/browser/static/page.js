@@ -81,13 +81,18 @@
     return node.matches("input, textarea, select") || node.isContentEditable;
   }
 
+  /** Whether a key does something of its own where it is pressed: Enter and Space on links, buttons and the like. */
+  function pressed({ key, target }) {
+    return (key === "Enter" || key === " ") && target.closest("a, button, summary, [role=button]") !== null;
+  }
+
   /** Calls `act[key]()` for keys pressed outside of fields, without modifiers. One set of keys per page. */
   M.keys = (act) => {
     M.keys.now = act;
     if (M.keys.on) return;
     M.keys.on = true;
     document.addEventListener("keydown", (event) => {
-      if (typing(event.target) || event.ctrlKey || event.metaKey || event.altKey) return;
+      if (typing(event.target) || pressed(event) || event.ctrlKey || event.metaKey || event.altKey) return;
       const wanted = M.keys.now[event.key];
       if (!wanted || event.defaultPrevented) return;
       event.preventDefault();
