@@ -116,12 +116,18 @@
     return run;
   };
 
+  /** The map that features of a run are on, or would be if it were not too large: each hook point has its own. */
+  M.mapOf = (run) => M.site.sweeps.find((s) => s.name === run.sweep).maps.find((map) => map.point === run.point);
+
+  /** Where a run reads, and where it writes if that is elsewhere. */
+  M.hookOf = (run) => (run.point === run.hook ? run.hook : `${run.hook} \u2192 ${run.point}`);
+
   /** Links to the views of a run, the present one marked. */
   M.tabs = (run, here) => {
     const views = [["run", "Features"], ["texts", "Texts"], ["map", "Map"], ["rubric", "Rubric"]]
       .filter(([page]) => page !== "texts" || run.texts)
       .filter(([page]) => page !== "rubric" || run.kind !== "neurons")
-      .filter(([page]) => page !== "map" || M.site.sweeps.find((s) => s.name === run.sweep).map);
+      .filter(([page]) => page !== "map" || M.mapOf(run));
     return el("nav", { class: "tabs", "aria-label": "views of this run" }, views.map(([page, text]) =>
       el("a", { href: M.link(page, run.sweep, run.name), "aria-current": page === here ? "page" : null }, text)));
   };
