@@ -223,8 +223,10 @@ def fit(args: argparse.Namespace) -> int:
 def pull(args: argparse.Namespace) -> int:
     from monosem.stages.pull import FEATURE_FORMATS, pull_dictionary, pull_features
 
+    if args.creator_id and args.format != "neuronpedia":
+        raise InputError("--creator-id: only with --format neuronpedia")
     if args.format in FEATURE_FORMATS:
-        _say(pull_features(args.uri, args.directory, args.format, args.model, args.set))
+        _say(pull_features(args.uri, args.directory, args.format, args.model, args.set, args.creator_id))
     elif args.model or args.set:
         raise InputError(f"--model and --set: only with --format {' or '.join(FEATURE_FORMATS)}")
     else:

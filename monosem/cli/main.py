@@ -336,6 +336,8 @@ def _pull(verbs) -> None:
     parser.add_argument("--format", choices=formats, default="monosem", help=text)
     parser.add_argument("--model", metavar="NAME", help="neuronpedia, saedashboard: what they call the host model")
     parser.add_argument("--set", metavar="NAME", help="neuronpedia, saedashboard: what they shall call the dictionary")
+    text = "neuronpedia: the account that shall own it (default: $DEFAULT_CREATOR_ID, or its databases' own bot)"
+    parser.add_argument("--creator-id", metavar="ID", help=text)
 
 
 def _rubric(verbs) -> None:

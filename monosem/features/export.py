@@ -1,12 +1,13 @@
 """Feature tables in the forms that other tools read: SAEDashboard's batches and Neuronpedia's import directories.
 
-SAEDashboard   `batch-<n>.json` as its Neuronpedia runner writes them: {model_id, layer, sae_set, features: [...]},
-               values rounded to 3 decimals and activation groups as bins (top: bin_min and bin_contains -1)
+SAEDashboard   `batch-<n>.json` as its Neuronpedia runner writes them: {model_id, layer, sae_set, sae_id_suffix,
+               features}, values rounded to 3 decimals and activation groups as bins (top: bin_min and bin_contains -1)
 Neuronpedia    <model>/<layer>-<set>/release.jsonl, model.jsonl, sourceset.jsonl, source.jsonl,
                features/batch-<n>.jsonl.gz, activations/batch-<n>.jsonl.gz, as its bulk import takes them
                (SAEDashboard's `neuronpedia_export` makes the same from batches). Times are fixed and ids are digests:
                the same tables give the same bytes
 
+A batch without a living feature has no file: the import reads its columns off a file's first line.
 Names of fields are theirs. Read from SAEDashboard and neuronpedia of 2026.
 """
 
@@ -27,6 +28,8 @@ BATCH = 256
 """Features of a file."""
 CREATED = "2024-01-01T00:00:00"
 """The rows' creation time, which nobody reads and which must be there."""
+BOT = "clkht01d40000jv08hvalcvly"
+"""The account that every database of theirs is seeded with; rows need one that exists."""
 
 
 @dataclass(frozen=True)
@@ -35,35 +38,53 @@ class Names:
 
     model, set       Neuronpedia's model id and source set name
     layer            number of the block
-    creator          shown as the author; creator_id: of the account that imports
+    creator          shown as the author; creator_id: of the account that owns the rows
+    owner            who made the host
+    layers, neurons  of the host, and of each of its MLPs; 0 where the run's record does not say
     """
 
     model: str
     set: str
     layer: int
     creator: str = "monosem"
-    creator_id: str = ""
+    creator_id: str = BOT
+    owner: str = "monosem"
+    layers: int = 0
+    neurons: int = 0
 
     @property
     def source(self) -> str:
         return f"{self.layer}-{self.set}"
 
 
-def names_of(record: dict, model: str | None, set_name: str | None) -> Names:
-    """Names from a run's record, where none are given: letters, digits, '-' and '.' only."""
-    alias = record["host"]["alias"]
-    block = re.match(r"blocks\.(\d+)\.", alias)
-    kind = alias.rsplit(".", 1)[-1].removeprefix("hook_").replace("_", "-")
-    plain = re.sub(r"[^A-Za-z0-9.-]+", "-", (model or record["host"]["model_name"].rsplit("/", 1)[-1]))
+def names_of(record: dict, model: str | None, set_name: str | None, creator_id: str | None = None) -> Names:
+    """Names from a run's record, where none are given: letters, digits, '-' and '.' only. `creator_id` None: BOT."""
+    host = record["host"]
+    block = re.match(r"blocks\.(\d+)\.", host["alias"])
+    kind = host["alias"].rsplit(".", 1)[-1].removeprefix("hook_").replace("_", "-")
     found = set_name or f"{record['sweep']}-{record['run']}-{kind}"
-    return Names(plain.strip("-"), re.sub(r"[^A-Za-z0-9.-]+", "-", found).strip("-"), int(block[1]) if block else 0)
+    hub, colon, path = host["model_name"].partition(":")
+    one_layer = host["alias"].startswith("blocks.") and not host["hook_name"].startswith("blocks.")
+    return Names(
+        _plain(model or host["model_name"].rsplit("/", 1)[-1]),
+        _plain(found),
+        int(block[1]) if block else 0,
+        creator_id=creator_id or BOT,
+        owner=path.split("/")[0] if (hub, colon) == ("hf", ":") else Names.owner,
+        layers=int(one_layer),  # hosts of our own have one block, which their hook points' names leave out
+        neurons=record["d_in"] if host["alias"].endswith((".mlp.hook_post", ".mlp.hook_pre")) else 0,
+    )
+
+
+def _plain(name: str) -> str:
+    return re.sub(r"[^A-Za-z0-9.-]+", "-", name).strip("-")
 
 
 def dashboard_files(tables: FeatureTables, names: Names, dataset: str) -> Iterator[tuple[str, bytes]]:
     """SAEDashboard's files, one after another: (name, bytes)."""
-    for number, features in enumerate(_batches(tables, dataset)):
-        batch = {"model_id": names.model, "layer": names.layer, "sae_set": names.set, "features": features}
-        yield f"batch-{number}.json", json.dumps(batch, allow_nan=False).encode()
+    for number, features in _batches(tables, dataset):
+        batch = {"model_id": names.model, "layer": names.layer, "sae_set": names.set, "sae_id_suffix": None}
+        yield f"batch-{number}.json", json.dumps(batch | {"features": features}, allow_nan=False).encode()
 
 
 def neuronpedia_files(tables: FeatureTables, names: Names, dataset: str) -> Iterator[tuple[str, bytes]]:
@@ -71,25 +92,28 @@ def neuronpedia_files(tables: FeatureTables, names: Names, dataset: str) -> Iter
     root, m = f"{names.model}/{names.source}", tables.manifest
     for name, row in _descriptions(names, m, dataset).items():
         yield f"{root}/{name}.jsonl", _lines([row])
-    for number, features in enumerate(_batches(tables, dataset)):
+    for number, features in _batches(tables, dataset):
         rows = [_feature_row(f, names) for f in features]
         activations = [a for f in features for a in _activation_rows(f, names)]
         yield f"{root}/features/batch-{number}.jsonl.gz", _zipped(_lines(rows))
         yield f"{root}/activations/batch-{number}.jsonl.gz", _zipped(_lines(activations))
 
 
-def _batches(tables: FeatureTables, dataset: str) -> Iterator[list[dict]]:
-    """Features in SAEDashboard's words, BATCH at a time; dead ones are left out, as it leaves them out."""
+def _batches(tables: FeatureTables, dataset: str) -> Iterator[tuple[int, list[dict]]]:
+    """(number, features in SAEDashboard's words) of BATCH features at a time; dead ones are left out, as it leaves
+    them out, and so are batches that have no other."""
     if not tables.manifest["logits"]:
         raise InputError(f"{tables.uri}: no direct logit effects at {tables.manifest['write_point']}; they need them")
     bounds = np.searchsorted(tables.examples["feature"].to_numpy(), np.arange(tables.manifest["d_sae"] + 1))
-    for lo in range(0, tables.manifest["d_sae"], BATCH):
+    for number, lo in enumerate(range(0, tables.manifest["d_sae"], BATCH)):
         part = tables.features.slice(lo, BATCH).to_pylist()
         examples = tables.examples.slice(bounds[lo], bounds[lo + len(part)] - bounds[lo]).to_pylist()
         by_feature: dict[int, list[dict]] = {}
         for row in examples:
             by_feature.setdefault(row["feature"], []).append(row)
-        yield [_feature(tables, row, by_feature[row["feature"]], dataset) for row in part if not row["dead"]]
+        alive = [row for row in part if not row["dead"]]
+        if alive:
+            yield number, [_feature(tables, row, by_feature[row["feature"]], dataset) for row in alive]
 
 
 def _rounded(values: list[float] | None) -> list[float]:
@@ -98,6 +122,7 @@ def _rounded(values: list[float] | None) -> list[float]:
 
 def _feature(tables: FeatureTables, row: dict, examples: list[dict], dataset: str) -> dict:
     m, words = tables.manifest, tables.words
+    weakest = [e["activations"][e["centre"]] for e in examples if e["group"] > schema.INTERVALS]
     return {
         "feature_index": row["feature"],
         "neuron_alignment_indices": row["neuron_indices"] or [],
@@ -122,7 +147,7 @@ def _feature(tables: FeatureTables, row: dict, examples: list[dict], dataset: st
         "n_tokens_in_prompt": m["context_length"],
         "dataset": dataset,
         "decoder_weights_dist": [],
-        "activations": [_activation(tables, e, row) for e in examples],
+        "activations": [_activation(tables, e, row, weakest) for e in examples],
     }
 
 
@@ -131,8 +156,9 @@ def _middles(lo: float, hi: float) -> list[float]:
     return [round(lo + (i + 0.5) * width, 5) for i in range(schema.BUCKETS)]
 
 
-def _activation(tables: FeatureTables, example: dict, row: dict) -> dict:
-    """An example with the bin it stands for. Intervals: an eleventh of the largest activation each."""
+def _activation(tables: FeatureTables, example: dict, row: dict, weakest: list[float]) -> dict:
+    """An example with the bin it stands for, one for all examples of a group, since readers group by it. Intervals: an
+    eleventh of the largest activation each. The last group, whose activations are `weakest`: those of the sample."""
     group, most = example["group"], row["max_activation"]
     if group == 0:
         ends, share = (-1, most), -1
@@ -141,7 +167,7 @@ def _activation(tables: FeatureTables, example: dict, row: dict) -> dict:
         ends = (max(0.0, (schema.INTERVALS - 1.5 - k) * step), (schema.INTERVALS - 0.5 - k) * step)
         share = _share(row, *ends)
     else:
-        ends, share = (0.0, max(example["activations"][example["centre"]], 0.0)), 0.0
+        ends, share = (0.0, max(weakest)), len(weakest) / max(1, sum(row["act_hist_counts"]))
     return {
         "bin_min": round(ends[0], 5),
         "bin_max": round(ends[1], 5),
@@ -170,6 +196,7 @@ def _descriptions(names: Names, m: dict, dataset: str) -> dict[str, dict]:
         },
         "model": {
             "id": names.model, "instruct": False, "displayName": names.model, "displayNameShort": names.model,
+            "layers": names.layers, "neuronsPerLayer": names.neurons, "owner": names.owner,
             "updatedAt": CREATED, "visibility": "PUBLIC", "inferenceEnabled": False, **made,
         },
         "sourceset": {

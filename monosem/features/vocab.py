@@ -1,6 +1,8 @@
-"""Token ids as text that can be shown: UTF-8 where a token's bytes are whole characters, \\xNN where they are not."""
+"""Token ids as text that can be shown: UTF-8 where a token's bytes are whole characters, \\xNN where they are not. A
+token whose text itself has such a thing has \\x5c for its backslash, so that the two can be told apart."""
 
 import json
+import re
 
 from tokenizers import Tokenizer
 
@@ -40,4 +42,4 @@ def _sentence_piece(name: str) -> bytes:
 
 
 def _shown(data: bytes) -> str:
-    return data.decode("utf-8", "backslashreplace")
+    return re.sub(rb"\\(?=x[0-9a-f]{2})", rb"\\x5c", data).decode("utf-8", "backslashreplace")

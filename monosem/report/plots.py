@@ -11,6 +11,9 @@ COLOURS = ("#4477aa", "#ee6677", "#228833", "#ccbb44", "#66ccee", "#aa3377", "#b
 INK = "#123456"
 """A colour nothing else uses; replaced by `currentColor`, so that axes follow the page's light or dark mode."""
 
+RARE = -6.0
+"""log10 density at which the axis of densities begins, unless features are rarer still."""
+
 
 def recovered_plot(runs: list[dict], neurons: dict[str, dict]) -> str:
     """L0 against loss recovered, one point per run; further left and higher is better. `neurons`: by hook point."""
@@ -59,12 +62,14 @@ def _family(row: dict) -> tuple:
 def density_plot(runs: list[dict]) -> str:
     """Histogram of log10 feature density, one outline per run."""
     figure, axes = _figure(width=7.4)
+    lowest = RARE
     for row, colour in zip(runs, _colours(len(runs)), strict=True):
         h = row["metrics"]["density_histogram"]
+        lowest = min([lowest, *(edge for edge, n in zip(h["edges"][:-1], h["counts"], strict=True) if n)])
         axes.stairs(h["counts"], h["edges"], color=colour, label=f"{row['run']} ({h['dead']:,} dead)", linewidth=1.6)
     axes.set_xlabel("log10 of the share of tokens on which a feature is active")
     axes.set_ylabel("features")
-    axes.set_xlim(-6, 0)
+    axes.set_xlim(lowest, 0)
     axes.legend(frameon=False, labelcolor=INK, fontsize=9)
     return _svg(figure)
 

@@ -1,5 +1,6 @@
 """`monosem pull`: copy a finished dictionary out of a store, checked on the way, in the layout that is asked for."""
 
+import os
 from pathlib import Path
 
 from monosem.errors import InputError, IntegrityError
@@ -33,10 +34,19 @@ def pull_dictionary(uri: str, directory: str, kind: str = "monosem") -> str:
     return str(target)
 
 
-def pull_features(uri: str, directory: str, kind: str, model: str | None = None, set_name: str | None = None) -> str:
+def pull_features(
+    uri: str,
+    directory: str,
+    kind: str,
+    model: str | None = None,
+    set_name: str | None = None,
+    creator: str | None = None,
+) -> str:
     """Write a finished run's features as another tool reads them into `directory` (new or empty). Returns it.
 
     model, set_name   what that tool calls the host and the dictionary; None: by the run's record
+    creator           Neuronpedia's id of the account that shall own them; None: DEFAULT_CREATOR_ID of the environment,
+                      as its own exporter has it, or the account that its databases are seeded with
     """
     from monosem.features.export import dashboard_files, names_of, neuronpedia_files
     from monosem.features.read import FeatureTables
@@ -45,7 +55,8 @@ def pull_features(uri: str, directory: str, kind: str, model: str | None = None,
     record = unpack_json(open_store(uri).get(layout.FINISHED), f"{uri}/{layout.FINISHED}")
     write = {"saedashboard": dashboard_files, "neuronpedia": neuronpedia_files}[kind]
     local = LocalStore(str(target))
-    for name, data in write(tables, names_of(record, model, set_name), record["corpus"]["source"]):
+    names = names_of(record, model, set_name, creator or os.environ.get("DEFAULT_CREATOR_ID"))
+    for name, data in write(tables, names, record["corpus"]["source"]):
         local.put(name, data)
     return str(target)
 

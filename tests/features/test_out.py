@@ -10,6 +10,7 @@ import pytest
 
 import monosem
 from monosem.errors import InputError, IntegrityError
+from monosem.features import export
 from monosem.features.rubric import total
 from monosem.features.schema import RUBRIC, TABLES
 from tests.conftest import run_cli
@@ -69,6 +70,58 @@ def read_gzip(path) -> list[dict]:
     return [json.loads(line) for line in gzip.decompress(path.read_bytes()).decode().splitlines()]
 
 
+def check_bins(feature: dict, examples: list[dict], row: dict) -> None:
+    """One bin for a group, as Neuronpedia shows them: the weakest of the sample by its share of the sample."""
+    bins = {}
+    for a, e in zip(feature["activations"], examples, strict=True):
+        bins.setdefault(e["group"], set()).add((a["bin_min"], a["bin_max"], a["bin_contains"]))
+    assert all(len(found) == 1 for found in bins.values()), bins
+    weakest = [e["activations"][e["centre"]] for e in examples if e["group"] == 12]
+    if weakest:
+        [found] = bins[12]
+        share = len(weakest) / sum(row["act_hist_counts"])
+        assert found == (0.0, pytest.approx(max(weakest), abs=1e-5), pytest.approx(share, abs=1e-5)) and share > 0
+
+
+def test_what_neuronpedia_requires_of_its_rows(swept, tmp_path, monkeypatch):  # noqa: F811
+    """Columns that its database requires, and accounts that are in it."""
+    uri, asked = swept / "sweeps/tiny/runs/1x-relu", [([], "mine", "mine"), (["--creator-id", "her"], "mine", "her")]
+    for number, (more, environment, wanted) in enumerate(asked):
+        monkeypatch.setenv("DEFAULT_CREATOR_ID", environment)
+        assert run_cli("pull", uri, tmp_path / str(number), "--format", "neuronpedia", *more) == 0
+        files = [p for p in (tmp_path / str(number)).rglob("*") if p.is_file()]
+        rows = {p: read_gzip(p) if p.suffix == ".gz" else [json.loads(p.read_text())] for p in files}
+        assert all(found and {row["creatorId"] for row in found} == {wanted} for found in rows.values())
+        [model] = next(found for p, found in rows.items() if p.name == "model.jsonl")
+        assert (model["layers"], model["neuronsPerLayer"], model["owner"]) == (1, 40, "monosem")
+
+
+@pytest.mark.parametrize("write", [export.neuronpedia_files, export.dashboard_files])
+def test_features_that_are_all_dead_have_no_file(swept, monkeypatch, write):  # noqa: F811
+    monkeypatch.setattr(export, "BATCH", 20)
+    tables = monosem.features(f"{swept}/sweeps/tiny/runs/4x-relu")
+    dead = [row["dead"] or 20 <= row["feature"] < 40 or row["feature"] == 3 for row in tables.features.to_pylist()]
+    place = tables.features.column_names.index("dead")
+    tables.features = tables.features.set_column(place, "dead", [dead])
+    files = dict(write(tables, export.Names("m", "s", 0), "d"))
+    batches = {name.rsplit("-", 1)[1].split(".")[0] for name in files if "batch" in name}
+    assert batches == {str(k) for k in range(8)} - {"1"} and all(gzip.decompress(data) for name, data in files.items() if name.endswith(".gz"))
+
+
+@pytest.mark.parametrize(
+    "model, hook, alias, wanted",
+    [
+        ("hf:EleutherAI/pythia-70m", "blocks.3.mlp.post", "blocks.3.mlp.hook_post", ("EleutherAI", 0, 8)),
+        ("/models/pythia-70m", "blocks.3.resid_post", "blocks.3.hook_resid_post", ("monosem", 0, 0)),
+        ("hf:gpt2", "transformer.h.3.mlp", "transformer.h.3.mlp", ("gpt2", 0, 0)),
+    ],
+)
+def test_what_a_record_says_of_the_host(model, hook, alias, wanted):
+    host = {"model_name": model, "hook_name": hook, "alias": alias}
+    names = export.names_of({"host": host, "sweep": "s", "run": "8x", "d_in": 8}, None, None)
+    assert (names.owner, names.layers, names.neurons) == wanted and names.creator_id == "clkht01d40000jv08hvalcvly"
+
+
 def test_neuronpedia_and_saedashboard_files(swept, tmp_path):  # noqa: F811
     uri = swept / "sweeps/tiny/runs/4x-relu"
     tables = monosem.features(str(uri))
@@ -96,9 +149,12 @@ def test_neuronpedia_and_saedashboard_files(swept, tmp_path):  # noqa: F811
         assert len(a["tokens"]) == len(a["values"]) == len(a["lossValues"])
         assert a["maxValue"] == a["values"][a["maxValueTokenIndex"]] == max(a["values"])
     batch = json.loads((tmp_path / "saedashboard/batch-0.json").read_text())
-    assert set(batch) == {"model_id", "layer", "sae_set", "features"} and len(batch["features"]) == len(rows)
+    assert set(batch) == {"model_id", "layer", "sae_set", "sae_id_suffix", "features"} and batch["sae_id_suffix"] is None
+    assert len(batch["features"]) == len(rows)
     top = [a for a in batch["features"][0]["activations"] if a["bin_min"] == -1]
     assert len(top) == min(20, rows[batch["features"][0]["feature_index"]]["n_active"])
+    for f in batch["features"]:
+        check_bins(f, tables.of(f["feature_index"]).to_pylist(), rows[f["feature_index"]])
     for kind in ("neuronpedia", "saedashboard"):
         first, second = ({str(p.relative_to(tmp_path / k)): p.read_bytes() for p in (tmp_path / k).rglob("*") if p.is_file()}
                          for k in (kind, f"{kind}-again"))  # fmt: skip
@@ -107,7 +163,8 @@ def test_neuronpedia_and_saedashboard_files(swept, tmp_path):  # noqa: F811
 
 @pytest.mark.parametrize(
     "more, said",
-    [(["--format", "saelens", "--model", "x"], "--model and --set: only with"), (["--format", "neuronpdia"], "neuronpedia")],
+    [(["--format", "saelens", "--model", "x"], "--model and --set: only with"), (["--format", "neuronpdia"], "neuronpedia"),
+     (["--format", "saedashboard", "--creator-id", "x"], "--creator-id: only with --format neuronpedia")],
 )
 def test_mistakes_of_pull(swept, tmp_path, capsys, more, said):  # noqa: F811
     assert run_cli("pull", swept / "sweeps/tiny/runs/4x-relu", tmp_path / "new", *more) == 2

@@ -3,20 +3,25 @@
 import base64
 import json
 import random
+import unicodedata
 import zlib
 from collections import defaultdict
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from monosem.cli.main import main
+from monosem.features.vocab import _shown
 from monosem.report.browser import atlas, mapping
 from monosem.report.browser.atlas import in_order, make_atlas, nearest, that_fit
+from monosem.report.browser.examples import Examples, Texts
 from monosem.report.browser.kinds import kinds_of
 from monosem.report.browser.pack import listed, packed, rounded, sparse
 from monosem.report.browser.sources import open_sweep
+from monosem.report.browser.tables import Table
 from monosem.report.browser.terms import MOST, TermIndex
 from monosem.report.browser.words import Vocabulary, normal
 from monosem.store.store import open_store
@@ -77,6 +82,11 @@ def test_a_window_puts_cut_characters_together(text, rng: random.Random):
 
 def test_words_are_found_without_accents_and_vowel_points():
     assert normal("\u05e9\u05b8\u05c1\u05dc\u05d5\u05b9\u05dd") == "\u05e9\u05dc\u05d5\u05dd"
+    assert normal("\u0451\u043b\u043a\u0430") != normal("\u0435\u043b\u043a\u0430") and normal("\u043c\u043e\u0438") != normal("\u043c\u043e\u0439")
+    assert normal("\u0438\u0306") == "\u0439" and normal("\u0437\u0430\u0301\u043c\u043e\u043a") == "\u0437\u0430\u043c\u043e\u043a"
+    assert normal("\u03bb\u03ad\u03be\u03b7") == "\u03bb\u03b5\u03be\u03b7"
+    for whole in ("\u0939\u093f\u0928\u094d\u0926\u0940 \u0915\u0941", "\u304c", "\u0e19\u0e49\u0e33"):  # vowels and letters
+        assert normal(whole) == unicodedata.normalize("NFKC", whole)
     assert normal("Caf\u00e9") == normal("cafe\u0301") == "cafe"
     window = Vocabulary(["\u0643\u0650\u062a\u0627\u0628 one"]).window([0])
     assert [w for w, _, _ in window.words()] == ["\u0643\u0650\u062a\u0627\u0628", "one"]
@@ -101,19 +111,38 @@ def test_the_index_holds_every_posting_under_its_term(features):
     index = TermIndex()
     wanted = defaultdict(set)
     for (run, feature), found in features.items():
-        index.add(run, feature, {key: list(value) for key, value in found.items()})
+        index.add(run, feature, 9.0, {key: list(value) for key, value in found.items()})
         for term, how in found:
-            wanted[term].add((run, feature, how))
+            if not any((term, better) in found for better in range(1, how)):
+                wanted[term].add((run, feature, how))
     terms, got = [], {}
     for file in index.files():
         terms += file["terms"]
         for term, flat in zip(file["terms"], file["postings"], strict=True):
-            rows = [flat[i : i + 5] for i in range(0, len(flat), 5)]
+            rows = [flat[i : i + 6] for i in range(0, len(flat), 6)]
             got[term] = {tuple(r[:3]) for r in rows}
-            strength = [(r[2], -r[3] * r[4] ** 0.5) for r in rows]
+            strength = [(r[2], -r[5] * r[4] ** 0.5) for r in rows]
+            assert file["cut"] == [] and all(r[5] == pytest.approx(r[3] / (1 if r[2] == 2 else 9), rel=1e-2) for r in rows)
             assert all(a[0] <= b[0] and (a[0] < b[0] or a[1] <= b[1] + 0.05) for a, b in zip(strength, strength[1:], strict=False))
     assert terms == sorted(terms, key=lambda t: t.encode("utf-16-be", "surrogatepass"))
-    assert got == wanted and min(MOST.values()) > 40 * 3
+    assert got == wanted and min(MOST.values()) > 41 * 3
+
+
+def test_of_a_very_common_word_each_run_keeps_its_strongest():
+    """Small activations of one dictionary are not crowded out by large ones of another, and what is cut is counted."""
+    index, most = TermIndex(), MOST[1] // 3
+    for run, size in ((0, 700), (1, 700), (2, 5)):
+        for f in range(size):
+            largest = (100.0, 0.1, 3.0)[run]
+            index.add(run, f, largest, {("the", 1): [largest * (f + 1) / size, 1.0], ("a", 3): [1.0, 0.5]} if f else {("the", 1): [largest, 1.0]})
+    [file] = index.files()
+    flat, cut = file["postings"][1], np.asarray(file["cut"]).reshape(-1, 4)
+    rows = np.asarray(flat).reshape(-1, 6)
+    for run in (0, 1):
+        own = rows[rows[:, 0] == run]
+        assert len(own) == most and set(own[:, 1]) == {0, *range(700 - most + 1, 700)}
+    assert np.sum(rows[:, 0] == 2) == 5
+    assert cut.tolist() == [[0, 3, 0, 699], [0, 3, 1, 699], [1, 1, 0, 700], [1, 1, 1, 700]]
 
 
 def test_neighbours_are_the_nearest():
@@ -172,7 +201,8 @@ def test_wrong_input_is_one_line(made, tmp_path, capsys):
     for arguments, said in (
         ([f"{made}/nosuch", "--out", str(tmp_path / "a")], "no sweep 'nosuch'"),
         (["made", "--out", str(tmp_path / "b")], "write STORE/SWEEP"),
-        ([f"{made}/sweeps/made/runs/9x", "--out", str(tmp_path / "c")], "no finished run"),
+        ([f"{made}/sweeps/made/runs/9x", "--out", str(tmp_path / "c")], "no run '9x' there"),
+        ([f"{made}/sweeps/made/runs/4x", f"{made}/sweeps/made/runs/4xx", "--out", str(tmp_path / "d")], "no run '4xx' there; did you mean 4x?"),
         ([f"{made}/made", "--out", str(tmp_path)], "notes.txt"),
     ):
         assert main(["report", *arguments]) == 2
@@ -193,5 +223,25 @@ def test_a_report_is_written_anew_over_a_report(made, site, tmp_path):
 
 def test_documents_without_a_domain_make_no_chip():
     index = TermIndex()
-    index.add(0, 1, {("", 0): [1.0, 0.5], ("web", 0): [1.0, 0.5]})
+    index.add(0, 1, 1.0, {("", 0): [1.0, 0.5], ("web", 0): [1.0, 0.5]})
     assert index.counts(["", " ", "web"], [0]) == [["web", 1]]
+
+
+def test_where_no_ablation_was_made_there_are_no_lists_of_changes(made):
+    """With features.ablations=top the examples of other groups have null there: not the same as none that changed."""
+    sweep = open_sweep(open_store(str(made)), "made", "made", [])
+    features, table = next(sweep.dictionaries[0].tables.slices())
+    for name in ("up_tokens", "up_values", "down_tokens", "down_values"):
+        place, column = table.table.column_names.index(name), table.table.column(name)
+        some = [value if group == 0 else None for value, group in zip(column.to_pylist(), table["group"].tolist(), strict=True)]
+        table = Table(table.table.set_column(place, name, pa.array(some, column.type)))
+    groups = Examples.of(table, features["feature"]).by_group(0, Texts(sweep.vocabulary))
+    assert len(groups) == 13
+    assert all((example[4] is not None, example[5] is not None) == (group == 0, group == 0) for group, shown in groups for example in shown)
+
+
+@pytest.mark.parametrize("text", [r"\x41", r"\x5cx41", r"a\xff\x", "\\", r"\u0041", "\u05e9\\x41"])
+def test_a_tokens_own_backslash_is_no_byte(text):
+    assert Vocabulary([_shown(text.encode())]).window([0]).text == text
+    half = "\u05e9".encode()[:1]
+    assert _shown(half + rb"\x41") == r"\xd7\x5cx41" and _shown(rb"\xi") == r"\xi"

@@ -5,14 +5,20 @@ import io
 import json
 import math
 import re
+import shutil
+import unicodedata
 from collections import Counter
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
 from monosem.features import schema
+from monosem.report.browser import atlas
 from monosem.report.browser.pack import column, packed
+from monosem.report.browser.words import normal
+from monosem.stages.report import report
 from tests.report.tables import DOMAINS, TOKENS
 from tests.services.chromium import chromium
 
@@ -135,6 +141,28 @@ def test_keys_go_from_feature_to_feature_and_token_to_token(visit, site):
     assert v.page.is_hidden("#tip")
 
 
+def test_enter_on_a_link_or_button_does_what_that_does(visit, site):
+    """On the index Enter alone opens the first feature of the list; elsewhere it is the link's or the button's own."""
+    v = visit().open(site, "run.html#made/4x")
+    v.page.wait_for_selector(".rows li a .density")
+    wanted = v.page.get_attribute(".rows li:nth-child(4) a", "href")
+    for selector, address in ((".rows li:nth-child(4) a", wanted), (".tabs a >> nth=1", "texts.html#made/4x"), (".brand", "index.html")):
+        v.open(site, "run.html#made/4x")
+        v.page.wait_for_selector(".rows li a .density")
+        v.page.focus(selector)
+        v.page.keyboard.press("Enter")
+        v.page.wait_for_url(f"**/{address}*")
+    v.open(site, "run.html#made/4x")
+    v.page.focus(".controls button")
+    v.page.keyboard.press("Enter")
+    v.page.wait_for_timeout(100)
+    assert "run.html" in v.page.url
+    v.page.focus(".scroller")
+    v.page.keyboard.press("Enter")
+    v.page.wait_for_selector("h1:has-text('Feature')")
+    assert not v.troubles
+
+
 ORDERS = {"density": lambda f: -f["density"], "importance": lambda f: -f["importance"], "max": lambda f: -f["max_activation"],
           "index": lambda f: f["feature"], "rare": lambda f: f["density"]}  # fmt: skip
 
@@ -208,7 +236,8 @@ def test_every_feature_is_in_the_bar_that_counts_it(visit, site, made):
 
 
 def strongest(made, word: str) -> list[tuple[str, int]]:
-    """Features whose strongest examples have `word`, by activation on it times the root of its share of them."""
+    """Features whose strongest examples have `word`, by their activation on it, as a share of their largest, times the
+    root of its share of the examples."""
     found = []
     for run in ("1x", "4x"):
         top = Counter(e["feature"] for e in table(made, "examples", run) if e["group"] == 0)
@@ -218,8 +247,9 @@ def strongest(made, word: str) -> list[tuple[str, int]]:
                 f = e["feature"]
                 share[f] += (e["group"] == 0) / top[f]
                 activation[f] = max(activation.get(f, 0), e["activations"][e["centre"]])
-        found += [(a * max(share[f], 0.01) ** 0.5, f"{run}/{f}") for f, a in activation.items()]
-    return [name for _, name in sorted(found, reverse=True)]
+        most = {f["feature"]: f["max_activation"] for f in table(made, "features", run)}
+        found += [(float(f"{a / most[f]:.3g}") * max(share[f], 0.01) ** 0.5, a, f"{run}/{f}") for f, a in activation.items()]
+    return [name for *_, name in sorted(found, reverse=True)]
 
 
 @pytest.mark.parametrize("word", ["river", "stone", "\u0643\u062a\u0627\u0628", "\u05e1\u05e4\u05e8"])
@@ -318,6 +348,10 @@ def test_neurons_have_no_rubric_and_no_link_to_one(visit, site):
     assert text_of(v.page, ".tabs a") and "Rubric" not in text_of(v.page, ".tabs a")
 
 
+def json_of(page, name: str, part: str = "value"):
+    return page.evaluate(f"async (name) => {{ const value = await M.load(name); return {part} }}", name)
+
+
 def test_the_rubric_is_blind_keeps_answers_and_exports_them(visit, site):
     v = visit().open(site, "rubric.html#made/4x")
     key = json.loads((site / "data/made/4x/rubric-key.json").read_text())
@@ -325,9 +359,13 @@ def test_the_rubric_is_blind_keeps_answers_and_exports_them(visit, site):
     shown = v.page.inner_text(".rubric").lower()
     assert not any(word in shown for word in ("neuron", "4x/", "feature "))
     v.page.fill("textarea", '=cmd "quoted", and\na line')
+    [first] = json_of(v.page, "made/4x/rubric", "value.items.slice(0, 1)")
+    assert len(text_of(v.page, ".interval")) == len(first["groups"]) and len(first["marked"]) == min(3, len(first["groups"]))
+    assert len(text_of(v.page, ".interval .examples li")) == sum(len(shown) for _, shown in first["groups"])
+    assert len(text_of(v.page, ".interval.marked")) == len(text_of(v.page, ".interval:has(.questions)")) == len(first["marked"])
     for name, value in {"confidence": 3, "consistency": 5, "logits": 2, "gap": 1, "specificity": 3}.items():
-        v.page.check(f".interval:first-of-type fieldset input[name$=' {name}'][value='{value}'] >> nth=0")
-    assert " 14 of 14" in " " + v.page.inner_text(".interval h2 >> nth=0")
+        v.page.check(f".interval.marked fieldset input[name$=' {name}'][value='{value}'] >> nth=0")
+    assert " 14 of 14" in " " + v.page.inner_text(".interval.marked h2 >> nth=0")
     v.page.reload()
     v.page.wait_for_selector("textarea")
     assert v.page.input_value("textarea").startswith("=cmd")
@@ -554,3 +592,96 @@ def test_data_that_could_not_be_loaded_is_asked_for_again(visit, site, name):
     v.open(site, "index.html")
     again = "async (name) => { try { return (await M.load(name)) !== null } catch { return false } }"
     assert not v.page.evaluate(again, f"made/4x/{name}") and v.page.evaluate(again, f"made/4x/{name}") and len(asked) == 2
+
+
+@pytest.mark.parametrize("domain_counts, said", [([900, 0, 0, 0, 0], []), ([300, 250, 200, 100, 90, 50, 10], ["other 6 %"])])
+def test_where_in_the_corpus_counts_every_token(visit, made, tmp_path, monkeypatch, domain_counts, said):
+    """A feature of one domain alone shows that; of many, the shares are of all tokens that it is active on."""
+    store = shutil.copytree(made, tmp_path / "store")
+    folder = store / "sweeps/made/runs/1x/features"
+    for file in folder.glob("features-*.parquet"):
+        whole = pq.read_table(file)
+        for name, values in (("domain_counts", [domain_counts] * len(whole)), ("n_active", [sum(domain_counts)] * len(whole))):
+            place = whole.column_names.index(name)
+            whole = whole.set_column(place, whole.schema.field(place), pa.array(values, whole.schema.field(place).type))
+        pq.write_table(whole, file)
+    manifest = json.loads((folder / "manifest.json").read_text())
+    manifest["domains"] = [f"domain{i}" for i in range(len(domain_counts))]
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    monkeypatch.setattr(atlas, "is_available", lambda: False)
+    report([f"{store}/sweeps/made/runs/1x"], str(tmp_path / "out"), lambda line: None)
+    page = visit().open(tmp_path / "out", "feature.html#made/1x/3").page
+    found = [re.sub(r"\s+", " ", text) for text in page.eval_on_selector_all(".bars li", "nodes => nodes.map((n) => n.innerText)")]
+    largest = sorted(((n, f"domain{i}") for i, n in enumerate(domain_counts) if n), reverse=True)[:5]
+    assert found == [f"{name} {float(f'{100 * n / sum(domain_counts):.3g}'):g} %" for n, name in largest] + said
+    sampled = sum(int(500 * 0.85**i) for i in range(40))
+    assert f"Of all {sampled:,} tokens" in page.inner_text(".middle .note")  # more than there are: these tables are made up
+
+
+def test_words_are_looked_up_alike_in_both_languages(visit, site):
+    rng = np.random.default_rng(3)
+    blocks = [(0x41, 0x250), (0x300, 0x400), (0x400, 0x530), (0x591, 0x700), (0x8a0, 0x980), (0xe01, 0xe5b), (0x1e00, 0x2000), (0x20d0, 0x20f1),
+              (0x3041, 0x3100), (0xac00, 0xad00), (0xfb1d, 0xfe30)]  # fmt: skip
+    words = ["".join(chr(int(rng.integers(*blocks[int(rng.integers(len(blocks)))]))) for _ in range(6)) for _ in range(3000)]
+    words = [w for w in words if all(unicodedata.category(c) not in ("Cn", "Lt") for c in w)]
+    v = visit().open(site, "index.html")
+    theirs = v.page.evaluate("words => words.map(M.normal)", words)
+    assert [(w, t) for w, t in zip(words, theirs, strict=True) if normal(w) != t] == [] and len(words) > 500
+
+
+def test_a_match_is_shown_where_the_word_is_in_any_script(visit, site):
+    v = visit().open(site, "index.html")
+    assert v.page.evaluate("""() => [[["\u03bb\u03ad", "\u03be\u03b7 a"], 1, "\u03bb\u03b5\u03be\u03b7"], [[" \u041c\u043e", "\u0439 x"], 0, "\u043c\u043e\u0439"],
+      [["x ", "\u0939\u093f\u0928", "\u094d\u0926\u0940"], 2, "\u0939\u093f\u0928\u094d\u0926\u0940"], [["\u0438", "\u0306"], 1, "\u0439"]]
+      .map(([texts, centre, term]) => M.shows([texts.map((_, i) => i), centre], texts, { how: 1, term: M.normal(term) }))""") == [True] * 4
+    assert not v.page.evaluate("() => M.shows([[0, 1], 0], ['caf\u00e9', ' the'], { how: 1, term: 'the' })")
+
+
+@pytest.mark.parametrize("question, wanted", [("made/4x/18", ["4x/18"]), ("#18", ["1x/18", "4x/18"]), ("4x/41", ["4x/41"]), ("18", [])])
+def test_a_number_is_a_way_to_a_feature(visit, site, question, wanted):
+    v = visit().open(site, "index.html")
+    v.go(f"#find/{question.replace('#', '%23')}")
+    jumps = [t.strip() for t in text_of(v.page, "section:has(h2:has-text('By its number')) .id")]
+    assert jumps == wanted
+    if wanted:
+        assert text_of(v.page, ".results h2")[0].startswith("By its number") and "No feature" not in v.page.inner_text(".results")
+        v.page.click(".hits a >> nth=0")
+        v.page.wait_for_selector(f"h1:has-text('Feature {wanted[0].split('/')[1]}')")
+    v.open(site, "run.html#made/4x/density/18")
+    v.page.click(".said a:has-text('Feature 18')")
+    v.page.wait_for_selector("h1:has-text('Feature 18')")
+    assert not v.troubles
+
+
+def test_a_random_order_is_the_same_for_who_comes_back(visit, site):
+    v = visit().open(site, "run.html#made/4x")
+    v.page.select_option(".controls label:has-text('Order') select", "random")
+    first = listed(v.page)
+    v.page.click(".rows li a >> nth=2")
+    _back(v, ".rows li")
+    assert listed(v.page) == first and first != sorted(first)
+    v.open(site, "run.html#made/4x/random")
+    assert re.search(r"/random-\d+$", v.page.url)
+
+
+def test_a_feature_leads_to_its_place_on_the_map_and_back(visit, site):
+    v = visit().open(site, "feature.html#made/4x/3")
+    v.page.click("a:has-text('its place on the map')")
+    v.page.wait_for_selector("#tip:not([hidden])")
+    assert "4x/3" in v.page.inner_text("#tip").replace("\u2068", "")
+    v.page.click(".tabs a, .brand")
+    v.page.wait_for_selector(".welcome")
+    v.page.go_back()
+    v.page.wait_for_selector("canvas")
+    v.page.wait_for_timeout(300)
+    scale = v.page.evaluate("() => M.remembering().scale")
+    for _ in range(2):
+        v.page.click(".brand")
+        v.page.wait_for_selector(".welcome")
+        v.page.go_back()
+        v.page.wait_for_selector("canvas")
+        v.page.wait_for_timeout(300)
+    assert v.page.evaluate("() => M.remembering().scale") == scale
+    v.open(site, "feature.html#made/4x/9")  # dead
+    assert v.page.query_selector("a:has-text('its place on the map')") is None
+    assert not v.troubles

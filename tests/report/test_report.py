@@ -6,6 +6,7 @@ import json
 
 from rich.console import Console
 
+from monosem.report import plots
 from monosem.report.summary import write_summary
 from monosem.report.table import show_table
 from monosem.store.plain import pack_json
@@ -62,6 +63,17 @@ def test_nothing_remote(tmp_path):
 def test_density_groups(tmp_path):
     page = page_of(tmp_path, "host")
     assert "<td>3</td><td>2</td>" in page  # 3 rare, 2 dense, from the histogram above
+
+
+def test_features_of_ultralow_density_are_in_the_plot(monkeypatch):
+    """The histogram begins at -7 and its first bin holds all that are rarer."""
+    drawn = []
+    monkeypatch.setattr(plots, "_svg", lambda figure: drawn.append(figure.axes[0].get_xlim()))
+    edges = [-7.0, -6.5, -6.0, -4.0, 0.0]
+    for counts in ([3, 0, 5, 2], [0, 3, 5, 2], [0, 0, 5, 2], [0, 0, 0, 2]):
+        histogram = {"edges": edges, "counts": counts, "dead": 1}
+        plots.density_plot([record("1x", metrics={"density_histogram": histogram})])
+    assert drawn == [(-7.0, 0.0), (-6.5, 0.0), (-6.0, 0.0), (-6.0, 0.0)]
 
 
 def test_table_fits_80_columns_and_shows_what_is_missing():

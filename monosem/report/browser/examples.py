@@ -108,7 +108,7 @@ class Examples:
             return [None] * (b - a)
         flat = texts.pairs(tokens.values, values.values)
         ends = (2 * tokens.starts).tolist()
-        return [flat[p:q] for p, q in pairwise(ends)]
+        return [flat[p:q] if there else None for (p, q), there in zip(pairwise(ends), tokens.present, strict=True)]
 
     def by_group(self, i: int, texts: Texts) -> list:
         """[[group, examples] ...] of feature i."""

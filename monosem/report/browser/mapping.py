@@ -15,18 +15,17 @@ WORDS = 5
 
 
 class Map:
-    """The map of as many of a sweep's runs as fit on one; a context, in which it is worked out beside everything else.
+    """The map of as many runs as fit on one, of those whose decoders write to one hook point; a context, in which it is
+    worked out beside everything else. `name`: of its file in the sweep's folder.
 
-    Where not even the smallest fits, its most important features are mapped (`part`: how many). Dictionaries whose
-    decoder vectors have another width than the first's live elsewhere and are left out too.
+    Where not even the smallest fits, its most important features are mapped (`part`: how many).
     """
 
-    def __init__(self, sweep: Sweep, runs: list[Run]):
-        self.sweep = sweep
+    def __init__(self, sweep: Sweep, runs: list[Run], name: str = "map"):
+        self.sweep, self.name = sweep, name
         decoders = [load(f"{sweep.store.url}/{run.prefix}").W_dec.numpy() for run in runs]
-        same = [i for i, decoder in enumerate(decoders) if decoder.shape[1] == decoders[0].shape[1]]
-        fitting = [same[i] for i in that_fit([len(decoders[i]) for i in same])]
-        kept = fitting or [min(same, key=lambda i: len(decoders[i]))]
+        fitting = that_fit([len(decoder) for decoder in decoders])
+        kept = fitting or [min(range(len(runs)), key=lambda i: len(decoders[i]))]
         self.runs = [runs[i] for i in kept]
         self.left = [run.name for i, run in enumerate(runs) if i not in kept]
         alive = [runs[i].tables.largest > 0 for i in kept]
@@ -44,7 +43,7 @@ class Map:
         self.work.__exit__(*error)
 
     def write(self, site: Site, related: Related, numbers: dict[str, int]) -> dict[str, np.ndarray]:
-        """map.js, as soon as it is worked out. Returns the place of each feature along one dimension, by run; nothing
+        """Its file, as soon as it is worked out. Returns the place of each feature along one dimension, by run; nothing
         if there are too few features for a map."""
         atlas = self.work.result()
         if atlas is None:
@@ -60,8 +59,14 @@ class Map:
             "cluster": column(atlas.cluster, "<i4"),
             "clusters": _clusters(atlas, [related.names[run.data_name] for run in self.runs]),
         }
-        site.data(f"{self.sweep.name}/map", value)
+        site.data(f"{self.sweep.name}/{self.name}", value)
         return {run.name: _order(atlas, place, run.tables.size) for place, run in enumerate(self.runs)}
+
+
+    def facts(self) -> dict:
+        """What pages know of it before they read it."""
+        names = [run.name for run in self.runs]
+        return {"name": self.name, "point": self.runs[0].point, "runs": names, "part": self.part}
 
 
 def _most_important(importance: np.ndarray, n: int) -> np.ndarray:

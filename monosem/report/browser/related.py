@@ -36,26 +36,32 @@ class Related:
     def __init__(self):
         self.names: dict[str, list[list[str]]] = {}
         self.tables: dict[str, Table] = {}
+        self.called: dict[str, dict[str, str]] = {}
         self.rows: dict[str, dict[int, list[int]]] = {}
 
-    def read(self, store: Store, path: str, sweep: str) -> None:
-        """Take in the table at `path`; a sweep of one run has none."""
+    def read(self, store: Store, path: str, sweep: str, called: dict[str, str]) -> None:
+        """Take in the table of `sweep` at `path`; a sweep of one run has none. `called`: what the site calls the sweeps
+        of this store, by their names there."""
         if not store.exists(path):
             return
         table = read_table(store, path, schema.RELATED)
-        self.tables[sweep] = table
+        self.tables[sweep], self.called[sweep] = table, called
         places: dict[str, dict[int, list[int]]] = defaultdict(lambda: defaultdict(list))
         for place, (run, feature) in enumerate(zip(table["run"], table["feature"].tolist(), strict=True)):
             places[f"{sweep}/{run}"][feature].append(place)
         self.rows |= places
 
     def of(self, name: str, feature: int) -> list[list]:
-        """[sweep, run, feature, r, cosine, words] of each relative of a feature of the run `name` ("sweep/run")."""
-        table = self.tables.get(name.split("/")[0])
-        return [] if table is None else [self._entry(table, row) for row in self.rows.get(name, {}).get(feature, [])]
+        """[sweep, run, feature, r, cosine, words] of each relative of a feature of the run `name` ("sweep/run"). Of a
+        sweep that is not on the site: null, and the run with its sweep."""
+        sweep = name.split("/")[0]
+        return [self._entry(sweep, row) for row in self.rows.get(name, {}).get(feature, [])]
 
-    def _entry(self, table: Table, row: int) -> list:
-        sweep, run, feature = table["other_sweep"][row], table["other_run"][row], int(table["other_feature"][row])
+    def _entry(self, of: str, row: int) -> list:
+        table, called = self.tables[of], self.called[of]
+        stored, run, feature = table["other_sweep"][row], table["other_run"][row], int(table["other_feature"][row])
+        sweep = called.get(stored)
         known = self.names.get(f"{sweep}/{run}", [])
         words = known[feature] if feature < len(known) else []
+        run = run if sweep is not None else f"{stored}/{run}"
         return [sweep, run, feature, plain(table["r"][row]), plain(table["cosine"][row]), [w[:40] for w in words]]

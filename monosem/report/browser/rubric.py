@@ -1,6 +1,6 @@
-"""The blind exercise: features of a run and neurons, in random order and under opaque names, with some of their
-intervals (Bricken et al. 2023, appendix on the human rubric). Which is which is in rubric-key.json, which no page
-reads.
+"""The blind exercise: features of a run and neurons, in random order and under opaque names (Bricken et al. 2023,
+appendix on the human rubric). All intervals of each are shown, since who marks reads them all first; a few are marked.
+Which is which is in rubric-key.json, which no page reads.
 """
 
 import hashlib
@@ -37,11 +37,12 @@ class Sample:
         groups = examples.by_group(i, texts)
         kept = sorted(self.random.choice(len(groups), size=min(INTERVALS, len(groups)), replace=False).tolist())
         # What could tell the kind, or be looked up, is taken out: context, position and domain.
-        blind = [[schema.GROUPS[groups[g][0]], [[*e[:7], -1, 0, -1] for e in groups[g][1]]] for g in kept]
+        blind = [[schema.GROUPS[group], [[*e[:7], -1, 0, -1] for e in shown]] for group, shown in groups]
         self.items[number] = {
             "up": texts.pairs(features["top_logit_tokens"][i], features.rounded("top_logit_values")[i]),
             "max": plain(features["max_activation"][i]),
             "groups": blind,
+            "marked": [blind[g][0] for g in kept],
             "texts": texts.texts,
         }
 

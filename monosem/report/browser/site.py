@@ -6,7 +6,7 @@ and Trusted Types forbid every other way. Data lie beside them, see pack.py, wri
 """
 
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import nullcontext
 from importlib import resources
 
 import jinja2
@@ -18,7 +18,7 @@ from monosem.report.browser.mapping import Map
 from monosem.report.browser.pack import Site
 from monosem.report.browser.related import Related, short_names
 from monosem.report.browser.rubric import Sample, write_rubric
-from monosem.report.browser.sources import Run, Sweep, open_sweep
+from monosem.report.browser.sources import Run, Sweep, by_point, open_sweep
 from monosem.report.browser.terms import TermIndex, write_terms
 from monosem.report.browser.textview import write_texts
 from monosem.report.browser.words import Vocabulary, normal
@@ -54,7 +54,8 @@ def write_browser(sources: list[tuple[Store, str, list[str]]], store: Store, pre
     _clear(site)
     related, index, numbers = Related(), TermIndex(), {}
     for sweep in sweeps:
-        _name_features(sweep, related)
+        own = {s.stored_as: s.name for s in sweeps if s.store.url == sweep.store.url} | {sweep.stored_as: sweep.name}
+        _name_features(sweep, related, own)
         numbers |= {run.data_name: len(numbers) + place for place, run in enumerate(sweep.runs)}
     facts = [_write_sweep(site, sweep, related, index, numbers, say) for sweep in sweeps]
     runs = [run.facts for sweep in sweeps for run in sweep.runs]
@@ -100,17 +101,22 @@ def _clear(site: Site) -> None:
     site.store.delete_tree(f"{site.prefix}data")
 
 
-def _name_features(sweep: Sweep, related: Related) -> None:
+def _name_features(sweep: Sweep, related: Related, called: dict[str, str]) -> None:
     vocabulary = Vocabulary(sweep.vocabulary)
     related.names |= {run.data_name: short_names(run.tables, vocabulary) for run in sweep.runs if run.tables}
-    related.read(sweep.store, sweep.related, sweep.name)
+    related.read(sweep.store, sweep.related, sweep.name, called)
 
 
 def _write_sweep(site: Site, sweep: Sweep, related: Related, index: TermIndex, numbers: dict, say: Say) -> dict:
     """All files of the runs of a sweep. Returns what the start page says of it."""
-    with _map(sweep, say) as work:
-        writers = _write_runs(site, sweep, related, index, numbers)
-        places = work.write(site, related, numbers) if work else {}
+    groups, places, maps, writers = _map_groups(sweep, say), {}, [], {}
+    for number, runs in enumerate(groups or [[]]):
+        with Map(sweep, runs, f"map-{number}" if number else "map") if runs else nullcontext() as work:
+            if not number:  # beside the first map; others only then, one at a time, for what they take of memory
+                writers = _write_runs(site, sweep, related, index, numbers)
+            found = work.write(site, related, numbers) if work else {}
+        places |= found
+        maps += [work.facts()] if found else []
     for name, writer in writers.items():
         writer.write_index(places.get(name))
     first = sweep.dictionaries[0].record
@@ -120,7 +126,7 @@ def _write_sweep(site: Site, sweep: Sweep, related: Related, index: TermIndex, n
         "host": first["host"]["model"],
         "hook": ", ".join(dict.fromkeys(run.facts["hook"] for run in sweep.dictionaries)),
         "rows": rows.pop() if len(rows) == 1 else None,
-        "map": bool(places),
+        "maps": maps,
     }
 
 
@@ -149,13 +155,13 @@ def _neurons(sweep: Sweep, run: Run) -> str | None:
     return next((r.name for r in sweep.runs if r.record is None and r.tables.manifest["hook_point"] == hook), None)
 
 
-def _map(sweep: Sweep, say: Say) -> AbstractContextManager[Map | None]:
-    """The sweep's map under way, or None where there is none to make."""
+def _map_groups(sweep: Sweep, say: Say) -> list[list[Run]]:
+    """The runs of each map that is to be made: one for each hook point that decoders write to."""
     runs = [run for run in sweep.dictionaries if run.tables]
     if runs and not atlas.is_available():
         say("note: no map of features: umap-learn and scikit-learn are not installed (pip install 'monosem[map]')")
-        return nullcontext()
-    return Map(sweep, runs) if runs else nullcontext()
+        return []
+    return list(by_point(runs).values())
 
 
 def _write_pages(site: Site) -> None:

@@ -1,5 +1,6 @@
 """What a site is made of: sweeps of stores, their runs, and the feature tables that there are."""
 
+import difflib
 import json
 from dataclasses import dataclass, field
 
@@ -35,6 +36,13 @@ class Run:
     def data_name(self) -> str:
         return f"{self.sweep}/{self.name}"
 
+    @property
+    def point(self) -> str:
+        """Where its decoder writes: the hook point that it reads, or a transcoder's target."""
+        if self.record is None:
+            return self.tables.manifest["hook_point"]
+        return self.record["host"].get("target") or self.record["host"]["hook_name"]
+
 
 @dataclass
 class Sweep:
@@ -61,6 +69,7 @@ def open_sweep(store: Store, stored_as: str, name: str, only: list[str]) -> Swee
         manifest = unpack_json(store.get(path), path)
     except FileNotFoundError:
         raise InputError(f"{store.url}: no sweep {stored_as!r} there") from None
+    _check_names(only, manifest["runs"], f"{store.url}/{layout.sweep(stored_as)}")
     names = [run for run in manifest["runs"] if not only or run in only]
     runs = [run for run in (_run(store, stored_as, name, run) for run in names) if run is not None]
     if not runs:
@@ -69,8 +78,17 @@ def open_sweep(store: Store, stored_as: str, name: str, only: list[str]) -> Swee
     for found in store.list(home):
         if found.split("-")[0] == "neurons" and (tables := FeatureTables.open(store, f"{home}/{found}")):
             runs.append(Run(name, found, f"{home}/{found}", tables, None))
-    _number(runs)
+    host = next(run.record["host"]["model"] for run in runs if run.record is not None)
+    _number(runs, host)
     return Sweep(store, name, stored_as, runs, _vocabulary(store, f"{home}/{schema.VOCAB_FILE}", runs))
+
+
+def _check_names(asked: list[str], known: list[str], where: str) -> None:
+    for name in asked:
+        if name not in known:
+            near = difflib.get_close_matches(name, known, 1)
+            hint = f"; did you mean {near[0]}?" if near else f"; it has {', '.join(known)}"
+            raise InputError(f"{where}: no run {name!r} there{hint}")
 
 
 def _run(store: Store, stored_as: str, sweep: str, run: str) -> Run | None:
@@ -98,13 +116,23 @@ def _vocabulary(store: Store, path: str, runs: list[Run]) -> list[str]:
     return texts
 
 
-def _number(runs: list[Run]) -> None:
-    """Fill in what the start page says of each run."""
-    trained = [run for run in runs if run.record is not None]
-    fronts = {"recovered": _front(trained, "loss_recovered", -1), "fvu": _front(trained, "fvu", 1)}
+def _number(runs: list[Run], host: str) -> None:
+    """Fill in what the start page says of each run, all of one host. Fronts are over runs that do the same work."""
+    fronts: dict[str, set[str]] = {"recovered": set(), "fvu": set()}
+    for kin in by_point([run for run in runs if run.record is not None]).values():
+        fronts["recovered"] |= _front(kin, "loss_recovered", -1)
+        fronts["fvu"] |= _front(kin, "fvu", 1)
     for place, run in enumerate(runs):
         front = [key for key, found in fronts.items() if run.name in found]
-        run.facts = _facts(run) | {"colour": place % COLOURS, "front": front}
+        run.facts = _facts(run) | {"host": host, "colour": place % COLOURS, "front": front}
+
+
+def by_point(runs: list[Run]) -> dict[str, list[Run]]:
+    """Runs of one sweep by where their decoders write, in order."""
+    found: dict[str, list[Run]] = {}
+    for run in runs:
+        found.setdefault(run.point, []).append(run)
+    return found
 
 
 def _front(runs: list[Run], key: str, sign: int) -> set[str]:
@@ -130,6 +158,7 @@ def _facts(run: Run) -> dict:
         "variant": record.get("variant", "neurons"),
         "asked": ", ".join(asked),
         "hook": record["host"]["hook_name"] if record else manifest.get("hook_point"),
+        "point": run.point,
         "l0": metrics.get("l0"),
         "fvu": metrics.get("fvu"),
         "recovered": metrics.get("loss_recovered"),

@@ -1,14 +1,16 @@
 """The search index over all dictionaries of a site: from a word or token to the features it belongs to.
 
-A posting is (run, feature, how, activation, share). How it belongs, best first:
+A posting is (run, feature, how, activation, share, strength). How it belongs, best first:
 
     0  a kind of text, or a domain of the corpus, that the feature is active on
     1  the word that an example's token is part of, or that token as it is
     2  a token among the feature's positive logits (`activation` is the effect then)
     3  another word in the text of the strongest examples
 
-`activation` is the largest at which the feature was seen on it, `share` that of the strongest examples. Terms are
-sorted as JavaScript compares strings and cut into files of about FILE_POSTINGS postings.
+`activation` is the largest at which the feature was seen on it, `share` that of the strongest examples, `strength` that
+activation as a share of the feature's largest, by which features of several dictionaries can be compared (of a logit:
+its effect). Of a feature the best way is kept, and a kind beside it; of a run that has more than its part of MOST, the
+strongest. Terms are sorted as JavaScript compares strings and cut into files of about FILE_POSTINGS postings.
 """
 
 from array import array
@@ -23,8 +25,8 @@ from monosem.report.browser.words import LONGEST_TERM, Vocabulary, Window, norma
 
 KIND, ON, PREDICTS, NEAR = range(4)
 
-MOST = {KIND: 2000, ON: 250, PREDICTS: 250, NEAR: 250}
-"""Postings kept of a term for each way it belongs: the strongest."""
+MOST, LEAST = {KIND: 2000, ON: 400, PREDICTS: 400, NEAR: 400}, 50
+"""Postings kept of a term for each way it belongs, shared among the site's runs; and of each run at least."""
 
 FILE_POSTINGS = 6000
 
@@ -41,37 +43,57 @@ class TermIndex:
     def __init__(self):
         self.terms: dict[str, int] = {}
         self.term, self.run, self.feature, self.how = array("I"), array("H"), array("I"), array("B")
-        self.activation, self.share = array("f"), array("f")
+        self.activation, self.share, self.strength = array("f"), array("f"), array("f")
 
-    def add(self, run: int, feature: int, found: dict[tuple[str, int], list[float]]) -> None:
-        """`found`: (term, how) to [activation, share]."""
+    def add(self, run: int, feature: int, largest: float, found: dict[tuple[str, int], list[float]]) -> None:
+        """`found`: (term, how) to [activation, share]; `largest`: the feature's largest activation."""
         for (term, how), (activation, share) in found.items():
+            if any((term, better) in found for better in range(ON, how)):
+                continue
             self.term.append(self.terms.setdefault(term, len(self.terms)))
             self.run.append(run)
             self.feature.append(feature)
             self.how.append(how)
             self.activation.append(activation)
             self.share.append(share)
+            self.strength.append(activation if how == PREDICTS else activation / largest)
 
     def files(self) -> Iterator[dict]:
-        """{terms, postings} of each file; postings of a term flat, by how and strength."""
+        """{terms, postings, cut} of each file; postings of a term flat, by how and strength; `cut`: term's place in the
+        file, how, run and how many there are, flat, where not all are kept."""
         names = sorted(self.terms, key=lambda term: term.encode("utf-16-be", "surrogatepass"))
         order = np.empty(len(names), dtype=np.int64)
         order[[self.terms[name] for name in names]] = np.arange(len(names))
-        term, how = order[np.asarray(self.term)], np.asarray(self.how)
-        activation, share = np.asarray(self.activation), np.asarray(self.share)
-        by = np.lexsort((-activation * np.sqrt(share), how, term))
-        by = by[_places(term[by] * 4 + how[by]) < np.asarray([MOST[h] for h in range(4)])[how[by]]]
+        term = order[np.asarray(self.term)]
+        activation, share, strength = (np.asarray(c) for c in (self.activation, self.share, self.strength))
+        by, cut = self._kept(term, -strength * np.sqrt(share))
         columns = [np.asarray(c)[by] for c in (self.run, self.feature, self.how)]
-        numbers = [rounded(c[by], 3) for c in (activation, share)]
+        numbers = [rounded(c[by], 3) for c in (activation, share, strength)]
         flat = np.stack([*columns, *numbers], axis=1)
         cuts = np.searchsorted(term[by], np.arange(len(names) + 1))
         first = 0
         while first < len(names):
             last = max(first + 1, int(np.searchsorted(cuts, cuts[first] + FILE_POSTINGS, side="right")) - 1)
             postings = [_ints(flat[cuts[t] : cuts[t + 1]]) for t in range(first, last)]
-            yield {"terms": names[first:last], "postings": postings}
+            here = cut[(cut[:, 0] >= first) & (cut[:, 0] < last)] - [first, 0, 0, 0]
+            yield {"terms": names[first:last], "postings": postings, "cut": here.ravel().tolist()}
             first = last
+
+    def _kept(self, term: np.ndarray, weakness: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """(places of the postings that are kept, by term, how and weakness; [m, 4] int: term, how, run and number of
+        those of which some are not)."""
+        how, run = np.asarray(self.how), np.asarray(self.run).astype(np.int64)
+        runs = int(run.max(initial=-1)) + 1
+        most = np.asarray([max(LEAST, MOST[h] // max(1, runs)) for h in range(4)])
+        by = np.lexsort((weakness, run, how, term))
+        key = (term[by] * 4 + how[by]) * runs + run[by]
+        keep = _places(key) < most[how[by]]
+        groups, sizes = np.unique(key, return_counts=True)
+        over = sizes > most[groups // max(1, runs) % 4]
+        groups, sizes = groups[over], sizes[over]
+        cut = np.stack([groups // max(1, 4 * runs), groups // max(1, runs) % 4, groups % max(1, runs), sizes], axis=1)
+        by = by[keep]
+        return by[np.lexsort((weakness[by], how[by], term[by]))], cut
 
     def counts(self, names: list[str], runs: list[int]) -> list[list]:
         """[name, features of that kind or domain in `runs`] for those names that have any, most first."""
@@ -88,7 +110,7 @@ def _places(keys: np.ndarray) -> np.ndarray:
 
 
 def _ints(rows: np.ndarray) -> list:
-    return [x for r, f, h, a, s in rows.tolist() for x in (int(r), int(f), int(h), a, s)]
+    return [x for r, f, h, *numbers in rows.tolist() for x in (int(r), int(f), int(h), *numbers)]
 
 
 def write_terms(site: Site, index: TermIndex) -> list[str]:

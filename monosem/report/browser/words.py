@@ -78,10 +78,21 @@ def _bytes(text: str) -> bytes:
     return out + text[at:].encode("utf-8", "replace")
 
 
+WITHOUT = re.compile(
+    "[\u0300-\u036f\u1ab0-\u1abd\u1abf-\u1aff\u1dc0-\u1dff\u20d0-\u20dc\u20e1\u20e5-\u20f0\ufe20-\ufe2f"  # accents
+    "\ufe00-\ufe0f\U000e0100-\U000e01ef"  # which of a character's forms
+    "\u0591-\u05bd\u05bf\u05c1\u05c2\u05c4\u05c5\u05c7"  # Hebrew
+    "\u0610-\u061a\u064b-\u065f\u0670\u06d6-\u06dc\u06df-\u06e4\u06e7\u06e8\u06ea-\u06ed\u08ca-\u08e1\u08e3-\u08ff]"
+)
+"""Marks that people leave out. Those of other scripts are vowels and letters (Hindi, Thai, the dots of Japanese)."""
+NOT_CYRILLIC = re.compile("[^\u0400-\u052f]+")
+"""There, what looks like a letter with an accent is a letter of its own."""
+
+
 @lru_cache(maxsize=1 << 18)
 def normal(text: str) -> str:
     """How a word is looked up: any case, without accents and vowel points. search.js does the same."""
     if text.isascii():
         return text.lower().strip()
-    bare = "".join(c for c in unicodedata.normalize("NFKD", text) if unicodedata.category(c) != "Mn")
-    return unicodedata.normalize("NFC", bare).lower().strip()
+    parted = NOT_CYRILLIC.sub(lambda m: unicodedata.normalize("NFD", m[0]), unicodedata.normalize("NFKC", text))
+    return unicodedata.normalize("NFC", WITHOUT.sub("", parted)).lower().strip()

@@ -63,7 +63,7 @@ class RunWriter:
             self.sample.see(features, examples, i, self.vocabulary.texts)
         if len(examples.rows(i)):
             terms = feature_terms(features, examples, i, self.vocabulary, found, domains)
-            self.index.add(self.number, number, terms)
+            self.index.add(self.number, number, float(features["max_activation"][i]), terms)
         self._flush("rows", ROWS_PER_FILE)
         self._flush("features", FEATURES_PER_FILE)
 

@@ -16,7 +16,7 @@
     const feature = chunk.features[i % per];
     M.crumbs(["Start", "index.html"], [run.sweep, M.link("index", "sweep", run.sweep)], [run.name, M.link("run", run.sweep, run.name)], [String(i)]);
     main.append(
-      head(run, i, feature, row),
+      head(run, i, feature, row, await isMapped(run, i, feature)),
       el("div", { class: "panels" },
         el("div", { class: "side" }, neurons(run, feature), related(run, feature)),
         el("div", { class: "middle" }, activations(feature, run), logits(feature, chunk.texts)),
@@ -30,7 +30,14 @@
     location.hash = M.link("", run.sweep, run.name, (i + run.features) % run.features).split("#")[1];
   }
 
-  function head(run, i, feature, row) {
+  /** Whether it is on the map of its run's hook point: of a dictionary that is too large for one some are. */
+  async function isMapped(run, i, feature) {
+    const map = M.mapOf(run);
+    if (!map || !map.runs.includes(run.name) || feature.max === 0) return false;
+    return map.part === null || M.numbers((await M.load(`${run.sweep}/${map.name}`)).feature, Uint32Array).includes(i);
+  }
+
+  function head(run, i, feature, row, mapped) {
     const step = (to, text, label) => el("a", { class: "step", "aria-label": label, href: M.link("feature", run.sweep, run.name, (to + run.features) % run.features) }, text);
     const removed = effectOfRemoval(feature);
     const neuron = run.kind === "neurons";
@@ -46,7 +53,8 @@
     return el("header", { class: "head" },
       M.tabs(run, null),
       el("h1", {}, el("span", { class: "id" }, run.kind === "neurons" ? `Neuron ${i}` : `Feature ${i}`), " ", M.featureName(row)),
-      el("p", { class: "kinds" }, M.kinds(row.kinds), state ? el("span", { class: "state" }, state) : null),
+      el("p", { class: "kinds" }, M.kinds(row.kinds), state ? el("span", { class: "state" }, state) : null,
+        mapped ? el("a", { href: M.link("map", run.sweep, run.name, i) }, "its place on the map") : null),
       el("div", { class: "steps" }, step(i - 1, "\u2190", "previous feature"), step(i + 1, "\u2192", "next feature"),
         el("span", { class: "hint" }, "keys \u2190 \u2192")),
       el("dl", { class: "facts" }, facts.map(([k, v, title]) => el("div", { title: title || null }, el("dt", {}, k), el("dd", {}, v)))));
@@ -62,16 +70,19 @@
   function activations(feature, run) {
     if (!feature.acts) return M.section("Activations", "It was active on no token, so there is nothing to draw.");
     const tone = (x) => ({ class: "bar act", style: { "--a": Math.max(0.12, x / feature.max).toFixed(3) } });
-    return M.section("Activations", `Density ${M.percent(feature.density)}. Of up to 1,000 random tokens on which it is active.`,
+    const sampled = feature.acts.counts.reduce((a, b) => a + b, 0);
+    const of = sampled < feature.n ? `${M.count(sampled)} random tokens` : `all ${M.count(sampled)} tokens`;
+    return M.section("Activations", `Density ${M.percent(feature.density)}. Of ${of} on which it is active.`,
       M.histogram("histogram of activations", feature.acts, { label: "activation", tone }),
-      feature.domains.length > 1 ? domains(feature, run) : null);
+      run.domains.length > 1 && feature.n ? domains(feature, run) : null);
   }
 
   function domains(feature, run) {
-    const all = feature.domains.reduce((sum, [, n]) => sum + n, 0);
-    return el("div", {}, el("h3", {}, "Where in the corpus"), el("p", { class: "note" }, "All tokens it is active on, weakly too."), el("ul", { class: "bars" }, feature.domains.slice(0, 5).map(([d, n]) =>
-      el("li", { style: { "--share": (n / all).toFixed(4) } }, run.domains[d].trim() ? el("a", { href: M.link("index", "find", run.domains[d]) },
-        el("bdi", {}, M.visible(run.domains[d]))) : "no domain", el("span", { class: "n" }, M.percent(n / all))))));
+    const other = feature.n - feature.domains.reduce((sum, [, n]) => sum + n, 0);
+    const bar = (n, ...name) => el("li", { style: { "--share": (n / feature.n).toFixed(4) } }, ...name, el("span", { class: "n" }, M.percent(n / feature.n)));
+    return el("div", {}, el("h3", {}, "Where in the corpus"), el("p", { class: "note" }, "All tokens it is active on, weakly too."), el("ul", { class: "bars" },
+      feature.domains.map(([d, n]) => bar(n, run.domains[d].trim() ? el("a", { href: M.link("index", "find", run.domains[d]) }, el("bdi", {}, M.visible(run.domains[d]))) : "no domain")),
+      other > 0 ? bar(other, "other") : null));
   }
 
   function logits(feature, texts) {
@@ -105,12 +116,22 @@
       const key = `${entry[0]}/${entry[1]}`;
       runs.set(key, [...(runs.get(key) || []), entry]);
     }
-    const sections = [["Other sizes", (s, r) => s === run.sweep && r.kind !== "neurons",
-      "The same activations read by the other dictionaries of this sweep: a feature often splits in larger ones."],
-      ["Other hosts", (s) => s !== run.sweep, "Features of dictionaries of another model that are active on the same tokens."],
-      ["Among neurons", (s, r) => s === run.sweep && r.kind === "neurons", null]];
-    return sections.map(([title, belongs, note]) => {
-      const lists = [...runs.values()].filter(([[sweep, name]]) => belongs(sweep, known(sweep, name) || {}));
+    const here = (r) => r.hook === run.hook && (run.kind === "neurons" || r.point === run.point);
+    const kindOf = (r) => {
+      if (!r) return "Not on this site";
+      if (r.sweep === run.sweep && r.kind === "neurons") return "Among neurons";
+      if (r.host !== run.host) return "Other hosts";
+      return !here(r) ? "Other hook points" : r.sweep === run.sweep ? "Other sizes" : "Other sweeps";
+    };
+    const sections = [
+      ["Other sizes", "The same activations read by the other dictionaries of this sweep: a feature often splits in larger ones."],
+      ["Other sweeps", "The same activations read by dictionaries of other sweeps."],
+      ["Other hook points", "Features of dictionaries at other hook points of this model that are active on the same tokens."],
+      ["Other hosts", "Features of dictionaries of another model that are active on the same tokens."],
+      ["Among neurons", null],
+      ["Not on this site", "Features of dictionaries that this site leaves out, active on the same tokens."]];
+    return sections.map(([title, note]) => {
+      const lists = [...runs.values()].filter(([[sweep, name]]) => kindOf(known(sweep, name)) === title);
       if (!lists.length || (title === "Among neurons" && feature.correlated)) return null;
       return M.section(title, note, lists.map((entries) => group(entries)));
     });
@@ -123,7 +144,8 @@
   function group(entries) {
     const [sweep, name] = entries[0];
     const there = known(sweep, name);
-    return el("div", { class: "kin" }, el("h3", {}, el("bdi", {}, M.visible(name)), there ? ` \u00b7 ${M.count(there.features)}` : ""),
+    const called = there && there.sweep !== M.route()[0] ? `${sweep}/${name}` : name;
+    return el("div", { class: "kin" }, el("h3", {}, el("bdi", {}, M.visible(called)), there ? ` \u00b7 ${M.count(there.features)}` : ""),
       el("ul", {}, entries.map(([, , f, r, cos, said]) => {
         const text = [el("span", { class: "id" }, `${f}`), " ", said.map((s) => M.word(s))];
         const figures = [r === null ? null : `r ${M.number(r, 2)}`, cos === null ? null : `cos ${M.number(cos, 2)}`].filter(Boolean).join(", ");

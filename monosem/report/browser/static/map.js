@@ -1,6 +1,7 @@
 "use strict";
 /* The map: features of several dictionaries at one place each (UMAP of decoder vectors), with clusters (HDBSCAN).
-   Drag, wheel, pinch or + - and arrows move it; pointing names a feature, a click opens it. Address: map.html#sweep[/run[/feature]]. */
+   Drag, wheel, pinch or + - and arrows move it; pointing names a feature, a click opens it. Address: map.html#sweep[/run[/feature]];
+   each hook point has a map, the run says which. */
 
 (() => {
   const { el } = M;
@@ -8,10 +9,12 @@
   const FARTHEST = 0.5, NEAREST = 400;      // of the scale at which everything is in view
 
   M.view(async (parts, main, was) => {
-    const sweep = parts[0] ? M.site.sweeps.find((s) => s.name === parts[0]) : M.site.sweeps.find((s) => s.map);
-    if (!sweep || !sweep.map) throw new Error(parts[0] ? `There is no map of ${parts[0]} here.` : "There is no map here.");
+    const sweep = parts[0] ? M.site.sweeps.find((s) => s.name === parts[0]) : M.site.sweeps.find((s) => s.maps.length);
+    if (!sweep || !sweep.maps.length) throw new Error(parts[0] ? `There is no map of ${parts[0]} here.` : "There is no map here.");
     M.crumbs(["Start", "index.html"], [sweep.name, M.link("index", "sweep", sweep.name)], ["map"]);
-    const raw = await M.load(`${sweep.name}/map`);
+    const named = parts[1] === undefined ? null : M.findRun(parts), one = named ? M.mapOf(named) : sweep.maps[0];
+    if (!one) throw new Error(`There is no map of ${named.name} here.`);
+    const raw = await M.load(`${sweep.name}/${one.name}`);
     const map = { sweep, ...raw, x: M.numbers(raw.x), y: M.numbers(raw.y), run: M.numbers(raw.run, Uint16Array), feature: M.numbers(raw.feature, Uint32Array), cluster: M.numbers(raw.cluster, Int32Array) };
     const chosen = new Set(map.runs.map((_, i) => i));
     const canvas = el("canvas", { tabindex: "0", role: "img", "aria-label": `map of ${M.count(map.x.length)} features; the clusters are listed beside it` });
@@ -23,7 +26,7 @@
         view.draw();
       } }), el("span", { class: `swatch c${M.site.runs[r].colour}` }), el("bdi", {}, M.visible(M.site.runs[r].name))))));
     const button = (text, label, act) => el("button", { type: "button", "aria-label": label, onclick: act }, text);
-    main.append(el("header", { class: "head" }, el("h1", {}, "Map of ", el("bdi", {}, M.visible(sweep.name))),
+    main.append(el("header", { class: "head" }, el("h1", {}, "Map of ", el("bdi", {}, M.visible(sweep.name))), choice(sweep, one),
       el("p", { class: "note" }, `Features whose decoder vectors point the same way lie together: UMAP of ${M.count(map.x.length)} features by cosine; clusters by HDBSCAN on ten dimensions. Dead features are left out. Choose a cluster to see its members.`,
         map.part === null ? "" : ` Of ${M.visible(M.site.runs[map.runs[0]].name)}, which is too large for one, its ${M.count(map.part)} most important features.`,
         map.left.length ? ` Not on it, being too large: ${map.left.map((name) => M.visible(name)).join(", ")}.` : "")),
@@ -41,11 +44,18 @@
         view.again(was);
       }
       const run = map.runs.findIndex((r) => M.site.runs[r].name === parts[1]);
-      if (run >= 0 && parts[2] !== undefined) view.find(run, Number(parts[2]));
+      if (run >= 0 && parts[2] !== undefined) view.find(run, Number(parts[2]), !was.scale);
     });
     M.keys({ "+": () => view.zoom(1.4), "=": () => view.zoom(1.4), "-": () => view.zoom(1 / 1.4), 0: view.all,
       ArrowLeft: () => view.pan(60, 0), ArrowRight: () => view.pan(-60, 0), ArrowUp: () => view.pan(0, 60), ArrowDown: () => view.pan(0, -60) });
   });
+
+  /** Which of the sweep's maps, where there are several. */
+  function choice(sweep, one) {
+    if (sweep.maps.length === 1) return null;
+    return el("nav", { class: "tabs", "aria-label": "hook points" }, sweep.maps.map((map) =>
+      el("a", { href: M.link("map", sweep.name, map.runs[0]), "aria-current": map === one ? "page" : null }, M.word(map.point))));
+  }
 
   function bySize(map) {
     return [...map.clusters.keys()].sort((a, b) => map.clusters[b][1] - map.clusters[a][1] || a - b);
@@ -209,11 +219,14 @@
       },
       now: () => ({ ...at, held }),
       again: ({ x, y, scale }) => { Object.assign(at, { x, y, scale }); draw(); },
-      find: (run, feature) => {
+      /** Names a feature, and goes there if `move`: who comes back finds the map as it was left. */
+      find: (run, feature, move) => {
         const i = all.find((k) => map.run[k] === run && map.feature[k] === feature);
         if (i === undefined) return;
-        Object.assign(at, { x: map.x[i], y: map.y[i], scale: at.scale * 6 });
-        name(i);
+        if (move) Object.assign(at, { x: map.x[i], y: map.y[i], scale: whole * 6 });
+        const [x, y] = toScreen(i);
+        if (x >= 0 && y >= 0 && x <= canvas.clientWidth && y <= canvas.clientHeight) name(i);
+        else draw();
       } };
     M.moves(canvas, { zoom, pan, point: (x, y) => name(nearest(x, y)), leave: () => name(null), open: (x, y, touch) => {
       const i = nearest(x, y);

@@ -81,13 +81,18 @@
     return node.matches("input, textarea, select") || node.isContentEditable;
   }
 
+  /** Whether a key does something of its own where it is pressed: Enter and Space on links, buttons and the like. */
+  function pressed({ key, target }) {
+    return (key === "Enter" || key === " ") && target.closest("a, button, summary, [role=button]") !== null;
+  }
+
   /** Calls `act[key]()` for keys pressed outside of fields, without modifiers. One set of keys per page. */
   M.keys = (act) => {
     M.keys.now = act;
     if (M.keys.on) return;
     M.keys.on = true;
     document.addEventListener("keydown", (event) => {
-      if (typing(event.target) || event.ctrlKey || event.metaKey || event.altKey) return;
+      if (typing(event.target) || pressed(event) || event.ctrlKey || event.metaKey || event.altKey) return;
       const wanted = M.keys.now[event.key];
       if (!wanted || event.defaultPrevented) return;
       event.preventDefault();
@@ -111,12 +116,18 @@
     return run;
   };
 
+  /** The map that features of a run are on, or would be if it were not too large: each hook point has its own. */
+  M.mapOf = (run) => M.site.sweeps.find((s) => s.name === run.sweep).maps.find((map) => map.point === run.point);
+
+  /** Where a run reads, and where it writes if that is elsewhere. */
+  M.hookOf = (run) => (run.point === run.hook ? run.hook : `${run.hook} \u2192 ${run.point}`);
+
   /** Links to the views of a run, the present one marked. */
   M.tabs = (run, here) => {
     const views = [["run", "Features"], ["texts", "Texts"], ["map", "Map"], ["rubric", "Rubric"]]
       .filter(([page]) => page !== "texts" || run.texts)
       .filter(([page]) => page !== "rubric" || run.kind !== "neurons")
-      .filter(([page]) => page !== "map" || M.site.sweeps.find((s) => s.name === run.sweep).map);
+      .filter(([page]) => page !== "map" || M.mapOf(run));
     return el("nav", { class: "tabs", "aria-label": "views of this run" }, views.map(([page, text]) =>
       el("a", { href: M.link(page, run.sweep, run.name), "aria-current": page === here ? "page" : null }, text)));
   };

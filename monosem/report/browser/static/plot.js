@@ -128,15 +128,18 @@
     return { x: found.x, y: found.y, "text-anchor": found["text-anchor"] };
   }
 
-  /** Points { x, y, name, href, colour, front }, the front joined by a line; names stand beside the points. */
+  /** Points { x, y, name, href, colour, front, group }, the front of each group joined by a line; names stand beside the
+      points. */
   M.scatter = (title, points, { xlabel, ylabel, ylo, yhi } = {}) => {
     const xs = points.map((p) => p.x), ys = points.map((p) => p.y);
     const [low, high] = [Math.min(...ys), Math.max(...ys)];
     const spare = Math.max(0.02, 0.12 * (high - low));
     const c = chart(title, { lo: 0, hi: 1.12 * Math.max(1e-9, ...xs), label: xlabel },
       { lo: ylo ?? Math.max(0, low - spare), hi: yhi ?? high + spare, label: ylabel });
-    const front = points.filter((p) => p.front).sort((a, b) => a.x - b.x);
-    c.plane.append(el("polyline", { class: "front", points: front.map((p) => `${c.x(p.x)},${c.y(p.y)}`).join(" ") }));
+    for (const group of new Set(points.map((p) => p.group))) {
+      const front = points.filter((p) => p.front && p.group === group).sort((a, b) => a.x - b.x);
+      c.plane.append(el("polyline", { class: "front", points: front.map((p) => `${c.x(p.x)},${c.y(p.y)}`).join(" ") }));
+    }
     const marks = points.map((p) => [c.x(p.x), c.y(p.y)]), taken = [];
     for (const [i, p] of points.entries()) {
       const [x, y] = marks[i], shown = M.visible(p.name, 16);

@@ -1,6 +1,6 @@
 "use strict";
-/* The blind rubric (Bricken et al. 2023, appendix): features and neurons without a label, interval by interval,
-   marked with 14 points. Answers stay in this browser; they leave it as a CSV file. Address: rubric.html#sweep/run. */
+/* The blind rubric (Bricken et al. 2023, appendix): features and neurons without a label. All intervals are shown, for an
+   interpretation of the whole; a few of them are then marked with 14 points. Answers stay in this browser; they leave it as a CSV file. Address: rubric.html#sweep/run. */
 
 (() => {
   const { el } = M;
@@ -22,7 +22,7 @@
     M.remembering = () => ({ item: state.item });
     const page = el("div", { class: "rubric" });
     main.append(M.tabs(run, "rubric"), el("header", { class: "head" }, el("h1", {}, "Blind rubric"),
-      el("p", { class: "note" }, "Each item is a feature or a neuron; which is not said. Read its logits and its examples, write down what you think it stands for, then mark each interval by that. ",
+      el("p", { class: "note" }, "Each item is a feature or a neuron; which is not said. Read its logits and the examples of all its intervals, write down what you think it stands for, then mark by that the intervals that have questions. ",
         "Answers stay in this browser until you export them; ", el("code", {}, "monosem rubric"), " marks the file.")), page);
     const draw = () => {
       page.replaceChildren(bar(state, draw), item(state, draw));
@@ -54,7 +54,7 @@
   }
 
   function done(state, item) {
-    return item.groups.every(([interval]) => asked(state, item, interval).every(([q]) => answered(state, item, interval, q) !== undefined));
+    return item.marked.every((interval) => asked(state, item, interval).every(([q]) => answered(state, item, interval, q) !== undefined));
   }
 
   function move(state, by, draw) {
@@ -84,10 +84,13 @@
       el("div", { class: "twins" },
         el("section", {}, el("h2", {}, "Positive logits"), el("ol", { class: "logits up" }, M.pairs(one.up).map(([t, v]) => el("li", {}, M.word(one.texts[t]), el("span", { class: "n" }, M.number(v)))))),
         el("section", {}, el("h2", {}, el("label", { for: "interpretation" }, "1. What does it stand for?")), box)),
-      one.groups.map(([interval, list], n) => el("section", { class: "interval" },
-        el("h2", {}, `Interval ${n + 1} of ${one.groups.length}`, el("span", { class: "n" }, total(state, one, interval))),
-        M.examples(list, one.texts, one.max),
-        el("div", { class: "questions" }, asked(state, one, interval).map((q) => question(state, one, interval, q, draw))))));
+      one.groups.map(([interval, list], n) => {
+        const marked = one.marked.includes(interval), said = `Interval ${n + 1} of ${one.groups.length}`;
+        return el("section", { class: marked ? "interval marked" : "interval" },
+          el("h2", {}, said, marked ? [" ", el("span", { class: "kind" }, "to be marked"), el("span", { class: "n" }, total(state, one, interval))] : null),
+          M.examples(list, one.texts, one.max),
+          marked ? el("div", { class: "questions" }, asked(state, one, interval).map((q) => question(state, one, interval, q, draw))) : null);
+      }));
   }
 
   function question(state, one, interval, [name, most, text, scale], draw) {
@@ -115,7 +118,7 @@
     for (const one of state.exercise.items) {
       const said = answered(state, one, "", INTERPRETATION);
       if (said) rows.push([state.exercise.key, one.item, "", INTERPRETATION, said]);
-      for (const [interval] of one.groups) {
+      for (const interval of one.marked) {
         for (const [q] of asked(state, one, interval)) {
           const value = answered(state, one, interval, q);
           if (value !== undefined) rows.push([state.exercise.key, one.item, interval, q, value]);

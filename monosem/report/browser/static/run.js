@@ -1,7 +1,7 @@
 "use strict";
 /* The index of a run: all features in a list that is drawn only where it is looked at, sorted, filtered and
-   searched. Address: run.html#sweep/run[/order[/words[/mode[/where[/shown]]]]]; shown: "dead" if dead ones are listed
-   too, and the lower end (log10) of a bar of densities, with a comma between them. */
+   searched. Address: run.html#sweep/run[/order[/words[/mode[/where[/shown]]]]]; order: "random-SEED" among others;
+   shown: "dead" if dead ones are listed too, and the lower end (log10) of a bar of densities, with a comma between. */
 
 (() => {
   const { el } = M;
@@ -18,24 +18,31 @@
     const raw = await M.load(`${run.sweep}/${run.name}/index`);
     const columns = { density: M.numbers(raw.density), max: M.numbers(raw.max), importance: M.numbers(raw.importance),
       ultralow: M.numbers(raw.ultralow, Uint8Array), order: raw.order ? M.numbers(raw.order, Uint32Array) : null };
-    const state = { run, columns, order: parts[2] || "density", words: parts[3] || "", mode: parts[4] || "text", where: parts[5] || "all",
+    const state = { run, columns, ...readOrder(parts[2] || "density"), words: parts[3] || "", mode: parts[4] || "text", where: parts[5] || "all",
       ...readShown(parts[6] || ""), hits: null, search: 0 };
     M.remembering = () => ({ at: list.box.scrollTop });
     const list = makeList(state);
     main.append(top(run), controls(state, list), list.said, list.box);
+    if (state.order === "random") readdress(state);     // with its seed
     if (state.words) await search(state, list);
     else list.refresh();
     requestAnimationFrame(() => { list.box.scrollTop = was.at || 0; });
   });
+
+  /** The order, and what makes a random one the same for who comes back. */
+  function readOrder(text) {
+    const [, seed] = text.match(/^random-(\d{1,9})$/) || [];
+    return { order: text.startsWith("random") ? "random" : text, seed: Number(seed ?? Math.floor(Math.random() * 1e9)) };
+  }
 
   function readShown(text) {
     const parts = text.split(","), end = parts.find((part) => /^-\d+(\.\d+)?$/.test(part));
     return { alive: !parts.includes("dead"), bar: end === undefined ? null : Math.round(Number(end) * BARS) };
   }
 
-  function readdress({ run, order, words, mode, where, alive, bar }) {
+  function readdress({ run, order, seed, words, mode, where, alive, bar }) {
     const shown = [...(alive ? [] : ["dead"]), ...(bar === null ? [] : [String(bar / BARS)])].join(",");
-    M.readdress("run", run.sweep, run.name, order, ...(words || shown ? [words, mode, where] : []), ...(shown ? [shown] : []));
+    M.readdress("run", run.sweep, run.name, order === "random" ? `random-${seed}` : order, ...(words || shown ? [words, mode, where] : []), ...(shown ? [shown] : []));
   }
 
   /** The bar that a density above 0 is in: from bar / BARS to (bar + 1) / BARS, log10; 1 is in the last one. */
@@ -57,7 +64,7 @@
 
   // -- order and filter ------------------------------------------------------------------------
 
-  function chosen({ columns, order, alive, bar, hits, run }) {
+  function chosen({ columns, order, seed, alive, bar, hits, run }) {
     const keep = [];
     for (let i = 0; i < run.features; i++) {
       if (alive && columns.density[i] === 0) continue;
@@ -66,15 +73,23 @@
       keep.push(i);
     }
     if (order === "index") return keep;
-    if (order === "random") return shuffled(keep);
+    if (order === "random") return shuffled(keep, seed);
     const by = order === "rare" ? columns.density.map((x) => -x) : order === "map" && columns.order
       ? columns.order.map((x) => 0xffffffff - x) : columns[order] || columns.density;
     return keep.sort((a, b) => by[b] - by[a] || a - b);
   }
 
-  function shuffled(list) {
+  /** In an order that the seed decides (numbers of mulberry32). */
+  function shuffled(list, seed) {
+    let state = seed;
+    const random = () => {
+      state = (state + 0x6d2b79f5) | 0;
+      let x = Math.imul(state ^ (state >>> 15), state | 1);
+      x ^= x + Math.imul(x ^ (x >>> 7), x | 61);
+      return ((x ^ (x >>> 14)) >>> 0) / 2 ** 32;
+    };
     for (let i = list.length - 1; i > 0; i--) {
-      const j = Math.floor(Math.random() * (i + 1));
+      const j = Math.floor(random() * (i + 1));
       [list[i], list[j]] = [list[j], list[i]];
     }
     return list;
@@ -211,7 +226,10 @@
     }
 
     function say(text) {
-      said.textContent = text;
+      const [, number] = state.words.trim().match(/^#?(\d+)$/) || [], run = state.run;
+      const jump = number !== undefined && Number(number) < run.features
+        ? [el("a", { href: M.link("feature", run.sweep, run.name, Number(number)) }, `Feature ${Number(number)}`), ", or what has this text: "] : [];
+      said.replaceChildren(...jump, text);
     }
     box.addEventListener("scroll", draw, { passive: true });
     window.addEventListener("resize", draw);

@@ -49,15 +49,22 @@
       el("h1", {}, el("a", { href: M.link("index", "sweep", sweep.name) }, el("bdi", {}, M.visible(sweep.name)))),
       el("p", { class: "note" }, "Sparse autoencoders on ", el("b", {}, M.word(sweep.hook)), " of ", el("b", {}, M.word(sweep.host)),
         sweep.rows === null ? "." : `, trained on the same ${M.count(sweep.rows)} rows.`,
-        sweep.map ? [" ", el("a", { href: M.link("map", sweep.name) }, "Map of all features")] : null),
+        maps(sweep)),
       table(sweep, runs),
       el("p", { class: "note" }, "L0, FVU and loss recovered are of held-out text. Dead: active on none of the tokens looked at for these pages; ",
         "the sweep's own table counts those not active on its held-out text."),
       trained.length ? plots(trained) : null);
   }
 
+  /** Links to the sweep's maps, one for each hook point. */
+  function maps(sweep) {
+    if (sweep.maps.length < 2) return sweep.maps.map(() => [" ", el("a", { href: M.link("map", sweep.name) }, "Map of all features")]);
+    return [" Maps of all features: ", sweep.maps.map((map, i) =>
+      [i ? ", " : "", el("a", { href: M.link("map", sweep.name, map.runs[0]) }, M.word(map.point))]), "."];
+  }
+
   function plots(runs) {
-    const points = (key) => runs.filter((r) => r[key] !== null).map((r) => ({ x: r.l0, y: r[key], name: r.name, colour: r.colour,
+    const points = (key) => runs.filter((r) => r[key] !== null).map((r) => ({ x: r.l0, y: r[key], name: r.name, colour: r.colour, group: r.point,
       front: r.front.includes(key), href: r.open ? M.link("run", r.sweep, r.name) : null }));
     const figure = (title, note, drawn) => el("figure", {}, el("h2", {}, title), drawn, el("figcaption", {}, note));
     const curves = runs.filter((r) => r.curve.length > 1).map((r) => ({ ...r, key: r.name, points: r.curve }));
@@ -83,13 +90,14 @@
   }
 
   function table(sweep, runs) {
-    const heads = ["run", "features", "kind", "L0", "FVU", "loss recovered", "dead", "tokens looked at", ""];
+    const several = new Set(M.site.runs.filter((r) => r.kind !== "neurons").map(M.hookOf)).size > 1;
+    const heads = ["run", "features", ...(several ? ["hook point"] : []), "kind", "L0", "FVU", "loss recovered", "dead", "tokens looked at", ""];
     return M.table(heads, runs.map((r) => [
       r.open ? el("a", { href: M.link("run", r.sweep, r.name) }, el("bdi", {}, M.visible(r.name))) : el("bdi", {}, M.visible(r.name)),
-      M.count(r.features), el("bdi", {}, M.visible(r.asked ? `${r.variant}, ${r.asked}` : r.variant)), M.number(r.l0), M.number(r.fvu), M.number(r.recovered),
+      M.count(r.features), ...(several ? [M.word(M.hookOf(r))] : []), el("bdi", {}, M.visible(r.asked ? `${r.variant}, ${r.asked}` : r.variant)), M.number(r.l0), M.number(r.fvu), M.number(r.recovered),
       r.dead === null ? "\u2013" : M.percent(r.dead / r.features), r.tokens ? M.count(r.tokens) : "\u2013",
       r.open ? [["run", "features"], ...(r.texts ? [["texts", "texts"]] : []), ...(r.kind === "neurons" ? [] : [["rubric", "rubric"]])].map(([page, text]) =>
         el("a", { class: "view", href: M.link(page, r.sweep, r.name), "aria-label": `${text} of ${M.visible(r.name)}` }, text)) : "no feature pass yet",
-    ]), { class: "runs" });
+    ]), { class: several ? "runs places" : "runs" });
   }
 })();
