@@ -11,6 +11,7 @@ from monosem.fleet import meeting
 from monosem.fleet.source import RaySource
 from monosem.learn.loop import PackLoop
 from monosem.learn.mesh import Mesh, Seat
+from monosem.learn.run import clear_training_state
 from monosem.memory import keep_freed_memory
 from monosem.stages.executor import Keeping, Status, dataset_readers, loop_status, wandb_directory
 from monosem.stages.keep import open_writer, pump
@@ -77,9 +78,12 @@ class LearnerActor(_Reader):
         return self.latest
 
     def _leave_out_finished(self, store: Store) -> None:
-        """Not again what a predecessor of this process has finished; all ranks leave out what the leading one does."""
+        """Not again what a predecessor of this process has finished, and perhaps not cleared up; all ranks leave out
+        what the leading one does."""
         todo = unfinished(store, self.spec.job.name, self.pack)
         done = [run for run in self.pack if self.mesh.leaders(run not in todo)]
+        for run in done if self.mesh.leads else ():
+            clear_training_state(store, layout.run(self.spec.job.name, run.name))
         self.finished = {run.name: self.spec.job.train.steps for run in done}
         self.pack, self.latest = [run for run in self.pack if run not in done], Status(steps=self.finished)
 

@@ -38,6 +38,18 @@ def _ranged(checkpoint: Checkpoint, d_sae: int) -> list[Share]:
     return [(lo, hi or d_sae, tensors) for lo, hi, tensors in checkpoint.shares]
 
 
+def clear_training_state(store: Store, prefix: str) -> None:
+    """Remove what a run that is finished had for its training alone. What is gone already is fine: a process may be
+    killed after monosem.json and before the end of this, and another one comes to it."""
+    there = store.list(prefix)
+    if "checkpoints" in there:
+        CheckpointLog(store, f"{prefix}/checkpoints").clear()
+    for name in store.list(f"{prefix}/curve") if "curve" in there else ():
+        store.delete(f"{prefix}/curve/{name}")
+    if layout.FAILED in there:
+        store.delete(f"{prefix}/{layout.FAILED}")
+
+
 def _figures(record: dict) -> dict[str, float]:
     return {key: value for key, value in record.items() if isinstance(value, int | float)}
 
@@ -169,9 +181,8 @@ class Run:
             metadata["hook_name_out"] = self.record["host"]["target_alias"]
         return_freed_memory()
         manifest = write_dictionary(self.store, self.prefix, sae, evaluation.density_F, metadata, record)
-        self.store.delete(f"{self.prefix}/{layout.FAILED}")
         self._track(evaluation.metrics)
-        self.clear_training_state()
+        clear_training_state(self.store, self.prefix)
         return_freed_memory()
         return manifest
 
@@ -224,11 +235,6 @@ class Run:
         if self.started is None:
             return 0.0
         return (self.step - self.started_at) * self.train.batch_size / (self.ended - self.started)
-
-    def clear_training_state(self) -> None:
-        self.checkpoints.clear()
-        for name in self.store.list(f"{self.prefix}/curve"):
-            self.store.delete(f"{self.prefix}/curve/{name}")
 
     def _log(self, metrics: dict[str, float]) -> None:
         if not math.isfinite(metrics["loss"]):

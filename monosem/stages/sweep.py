@@ -6,6 +6,7 @@ The executor that does the training is handed in by the command line, so that th
 from collections.abc import Callable
 
 from monosem.config.job import SweepJob
+from monosem.learn.run import clear_training_state
 from monosem.report.summary import write_summary
 from monosem.report.table import show_table
 from monosem.stages.executor import Executor, MemoryCheck, Status
@@ -27,6 +28,9 @@ def run_sweep(job: SweepJob, executor: Executor, say: Callable[[str], None]) -> 
         spec = prepare_sweep(job, store, progress.update, memory)
     states = run_states(store, spec)
     open_runs = [run for run in spec.runs if states[run.name] == "open"]
+    for run in spec.runs:
+        if states[run.name] == "finished":  # perhaps the process that finished it was killed before it had cleared up
+            clear_training_state(store, layout.run(job.name, run.name))
     _announce(spec, open_runs, say)
     if open_runs and memory.line:
         say(memory.line)

@@ -10,6 +10,7 @@ from monosem.learn.run import Run
 from monosem.stages.executor import Status
 from monosem.stages.listing import all_rows
 from monosem.stages.prepare import prepare_sweep
+from monosem.store.checkpoints import CheckpointLog
 from monosem.store.store import open_store
 from tests.conftest import Killed, digests, run_cli
 
@@ -48,4 +49,21 @@ def test_what_is_finished_is_not_trained_again(spec, tmp_path, monkeypatch):
     for _ in range(2):  # and a third process finds nothing to do
         status = work(spec)
         assert status.steps == {"1x": 60, "4x": 60} and not status.errors and not steps
+    assert digests(tmp_path / "store") == digests(tmp_path / "alone")
+
+
+def test_what_a_predecessor_left_beside_a_finished_run_goes(spec, tmp_path, monkeypatch):
+    """It was killed between monosem.json and the end of clearing up."""
+
+    def dying(self):
+        raise Killed
+
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        patch.setattr(CheckpointLog, "clear", dying)
+        work(spec)
+    runs = tmp_path / "store/sweeps/tiny/runs"
+    [finished] = [path.parent for path in runs.rglob("monosem.json")]
+    assert list(finished.rglob("log/*"))
+    work(spec)
+    assert not list(runs.rglob("log/*")) and not list(runs.rglob("curve/*")) and not list(runs.rglob("objects/*"))
     assert digests(tmp_path / "store") == digests(tmp_path / "alone")

@@ -14,6 +14,7 @@ import torch
 import monosem
 from monosem.learn.run import Run
 from monosem.stages.listing import COLUMNS, all_rows
+from monosem.store.checkpoints import CheckpointLog
 from monosem.store.store import open_store
 from tests.conftest import Killed, digests, dying_after, run_cli
 
@@ -57,6 +58,26 @@ def test_running_it_again_does_nothing(tiny_job, tmp_path, capfd):
     assert run_cli("sweep", tiny_job, "--inline", "stream.workers=2", "train.checkpoint_every=7") == 0
     assert "all 2 runs are finished" in capfd.readouterr().out
     assert {p: p.stat().st_mtime_ns for p in (tmp_path / "store/sweeps").rglob("*") if p.is_file()} == before
+
+
+def test_what_a_kill_leaves_beside_a_finished_run_goes_when_the_sweep_is_run_again(tiny_job, tmp_path):
+    """Killed between monosem.json and the end of clearing up."""
+
+    def dying(self):
+        raise Killed
+
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(Killed):
+        patch.setattr(CheckpointLog, "clear", dying)
+        run_cli("sweep", tiny_job, "sae.expansion_factor=4", "--inline")
+    at = tmp_path / "store/sweeps/tiny/runs/4x"
+    (at / "failed.json").write_text("{}")  # of an attempt before
+    before = digests(tmp_path / "store")
+    assert (at / "monosem.json").exists() and list(at.rglob("log/*")) and list(at.rglob("curve/*"))
+    for _ in range(2):
+        assert run_cli("sweep", tiny_job, "sae.expansion_factor=4", "--inline") == 0
+        left = sorted(p.name for p in at.rglob("*") if p.is_file())
+        assert left == ["cfg.json", "metrics.jsonl", "monosem.json", "sae_weights.safetensors", "sparsity.safetensors"]
+    assert digests(tmp_path / "store") == before
 
 
 def test_a_run_alone_has_the_bits_it_has_in_company(tiny_job, tmp_path, undisturbed):
