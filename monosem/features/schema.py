@@ -136,7 +136,8 @@ after the others'). Ordered by run, feature, other run and rank."""
 
 VOCAB = (
     Column("token", "int32", "id"),
-    Column("text", "string", "as it is shown: UTF-8 where the bytes are whole characters, else \\xNN"),
+    Column("text", "string", "as it is shown: UTF-8 where the bytes are whole characters, else \\xNN; "
+           "of a token that has \\xNN in its own text the backslash is \\x5c"),
     Column("count", "int64", "how often it stands in the tokens of the pass"),
 )
 
