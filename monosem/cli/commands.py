@@ -161,6 +161,38 @@ def evaluate(args: argparse.Namespace) -> int:
     return 0
 
 
+def doctor(args: argparse.Namespace) -> int:
+    from dataclasses import asdict
+
+    from monosem.config.job import SweepJob
+    from monosem.config.load import load_job
+    from monosem.report.doctor import show_finding
+    from monosem.stages.doctor import examine
+
+    given = [item for item in [args.job, *args.overrides] if item is not None]
+    files, overrides = ([item for item in given if ("=" in item) is wanted] for wanted in (False, True))
+    stores = [item.removeprefix("store=") for item in overrides if item.startswith("store=")]
+    if len(files) > 1 or (not files and len(stores) < len(overrides)):
+        raise InputError(f"{given[-1]!r}: write one JOB.yaml and its overrides, or store=URL alone, or nothing")
+    job = load_job(SweepJob, files[0], overrides) if files else None
+    cluster = None
+    if args.address:
+        from monosem.fleet.survey import survey
+
+        cluster = survey(args.address)
+    found = []
+    for finding in examine(job, stores[-1] if stores else None, args.inline, cluster):
+        found.append(finding)
+        if not args.json:
+            show_finding(**asdict(finding))
+    if args.json:
+        _document([asdict(finding) for finding in found])
+    missing = [finding.about for finding in found if finding.ok is False]
+    if missing:
+        raise InputError(f"{len(missing)} missing: {', '.join(missing)}")
+    return 0
+
+
 def features(args: argparse.Namespace) -> int:
     from monosem.stages.features import features_of, inline_tasks
 
