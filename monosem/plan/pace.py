@@ -16,10 +16,12 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Pace:
-    """Of a run, or of all runs of a group, per step: seconds of arithmetic, wire and checkpoints (each step's share).
+    """Of a run, or of all runs of a group, per step: a rank's seconds of arithmetic, wire and checkpoints (each step's
+    share).
 
     limit    what the arithmetic waits for: compute, memory, or arithmetic where only the sum was measured
-    threads  cores that the arithmetic keeps busy; 0: a device of its own
+    threads  cores that a rank's arithmetic keeps busy; 0: a device of its own
+    ranks    how many do this at once
     """
 
     step_s: float
@@ -27,6 +29,7 @@ class Pace:
     checkpoint_s: float
     limit: str
     threads: int = 0
+    ranks: int = 1
 
     @property
     def whole_s(self) -> float:
@@ -42,7 +45,7 @@ def together(paces: Sequence[Pace]) -> Pace:
     """One group's runs, one after the other on the same batch."""
     largest = max(paces, key=lambda p: p.step_s)
     sums = (sum(getattr(p, name) for p in paces) for name in ("step_s", "wire_s", "checkpoint_s"))
-    return Pace(*sums, largest.limit, largest.threads)
+    return Pace(*sums, largest.limit, largest.threads, largest.ranks)
 
 
 @dataclass(frozen=True)
@@ -76,7 +79,7 @@ def wave_pace(
     alone = max((slowest.whole_s / batch_size, slowest.bottleneck), (stream.row_s, "stream"))
     if not cores:
         return WavePace(*alone)
-    work = sum(g.step_s * min(g.threads, cores) + g.wire_s + g.checkpoint_s for g in groups) / batch_size
+    work = sum(g.ranks * (g.step_s * min(g.threads, cores) + g.wire_s + g.checkpoint_s) for g in groups) / batch_size
     work += stream.item_s * min(stream.threads, cores) / stream.rows
-    work *= crowd if len(groups) > 1 else 1.0
+    work *= crowd if sum(g.ranks for g in groups) > 1 else 1.0
     return max(WavePace(*alone), WavePace(work / cores, "cores"), key=lambda pace: pace.row_s)

@@ -116,9 +116,7 @@ def fit(costs: Sequence[StepCost], times: Sequence[float], way: str) -> tuple[di
 
 
 def machine_name() -> str:
-    """What rates belong to: the processor by its name, and the device if there is one."""
-    if torch.cuda.is_available():
-        return torch.cuda.get_device_name()
+    """What rates belong to: the processor, by its name. Nothing here is measured on a GPU, if there is one."""
     try:
         with open("/proc/cpuinfo") as file:
             lines = [line.split(":", 1)[1].strip() for line in file if line.startswith("model name")]
@@ -137,7 +135,7 @@ def _path(job: SweepJob, saes: Sequence[SaeConfig], host: HostModel | None) -> s
         "precision": job.train.precision,
         "batch_size": min(job.train.batch_size, MOST_ROWS),
         "shapes": sorted({(sae.variant, sae.d_in, sae.width_out) for sae in saes}),
-        "host": [job.host.model, *job.host.hook_point, job.corpus.context_length] if host else None,
+        "host": [job.host.model, *_points(job), job.corpus.context_length] if host else None,
         "item": [job.stream.contexts_per_item, job.stream.rows_per_context],
         "measured": sorted(field.name for field in fields(Measured)),
     }
@@ -264,11 +262,16 @@ def _start_s() -> float:
     return time.perf_counter() - began
 
 
+def _points(job: SweepJob) -> list[str]:
+    """Names of the hook points whose rows a work item gives: a transcoder's target is one."""
+    return [*job.host.hook_point, *([job.sae.target] if job.sae.target else [])]
+
+
 def _item_s(job: SweepJob, host: HostModel) -> float:
     """Seconds of a work item: the host on its contexts, and its rows taken out."""
     s, T = job.stream, job.corpus.context_length
     tokens = torch.from_numpy(np.random.default_rng(0).integers(0, host.vocab_size, (s.contexts_per_item, T)))
-    points = [host.resolve(name) for name in job.host.hook_point]
+    points = [host.resolve(name) for name in _points(job)]
 
     def item() -> None:
         for x in host.capture(tokens, points).values():

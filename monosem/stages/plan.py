@@ -11,7 +11,7 @@ from monosem.config.job import SweepJob
 from monosem.errors import InputError
 from monosem.host.model import HostModel
 from monosem.host.stored import load_host, resolve_hook_points
-from monosem.plan.cluster import Cluster
+from monosem.plan.cluster import Cluster, this_machine
 from monosem.plan.cost import FLOAT, GroupShape, active_of, is_sparse, step_cost, wire_bytes
 from monosem.plan.devices import DATASHEET, EFFICIENCY, Datasheet, Measured
 from monosem.plan.hosts import HostShape, forward_flops, from_outline
@@ -199,7 +199,7 @@ def _room(planned: Planned, needs: Sequence[Need], cluster: Cluster, wishes: Wis
                 free[0] -= need.bytes
         keepers = len(s.widths) if s.job.stream.tee is not None else 0
         ranks = None if wishes.inline else ranks_by_cores(s.job, cluster.cores, True, keepers)
-        return Room(nodes=tuple(free), ranks=ranks), []
+        return Room(nodes=tuple(free), ranks=ranks), _of_gpus(cluster)
     device = DATASHEET[cluster.kind]
     workers = s.job.stream.workers if s.job.stream.from_ is None else 0
     memory, notes = device.memory - DEVICE_RESERVE, []
@@ -209,6 +209,16 @@ def _room(planned: Planned, needs: Sequence[Need], cluster: Cluster, wishes: Wis
         return Room(cluster.gpus - workers, memory), notes
     notes.append("workers share devices with learners: there are too few for both")
     return Room(cluster.gpus, memory - planned.host.bytes), notes
+
+
+def _of_gpus(cluster: Cluster) -> list[str]:
+    """A note if this machine's GPUs are left out of the plan: a sweep takes them."""
+    import torch
+
+    if cluster != this_machine() or not torch.cuda.is_available():
+        return []
+    kinds = ", ".join(DATASHEET)
+    return [f"by the processor's rates, and a sweep here takes the GPU: --cluster 1xKIND plans that ({kinds})"]
 
 
 def _suggestion(
@@ -227,7 +237,7 @@ def _pace(planned: Planned, run: RunSpec, rates: Datasheet | Measured, cluster: 
     step_s = rates.step_s(cost, run.sae.variant, train.precision)
     checkpoint = CHECKPOINT * cost.owned / train.checkpoint_every
     if isinstance(rates, Measured):
-        return Pace(step_s, 0.0, checkpoint / rates.commit, "arithmetic", rates.threads)
+        return Pace(step_s, 0.0, checkpoint / rates.commit, "arithmetic", rates.threads, mesh.ranks)
     bound = rates.memory_s(cost, train.precision) > rates.compute_s(cost, train.precision)
     near, far = rates.device.link, _network(rates, cluster)
     per_node, wire = max(node.gpus for node in cluster.nodes), wire_bytes(run.sae, train.batch_size, mesh)

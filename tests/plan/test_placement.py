@@ -1,5 +1,6 @@
 """Waves against brute force, and the mesh that is suggested against every smaller one."""
 
+from dataclasses import replace
 from itertools import combinations
 
 from hypothesis import given, settings
@@ -83,6 +84,9 @@ def test_pace_is_set_by_the_slowest_or_by_the_cores():
     crowded = wave_pace([slow, slow, slow], stream, 100, 2, False, crowd=1.5)
     assert crowded.row_s == 1.5 * shared.row_s
     assert wave_pace([slow], stream, 100, 2, False, 1.5) == wave_pace([slow], stream, 100, 2, False)
+    ranks = replace(slow, ranks=3)
+    assert wave_pace([ranks], stream, 100, 2, False) == shared
+    assert wave_pace([ranks], stream, 100, 2, False, 1.5) == crowded
     inline = wave_pace([fast, slow], stream, 100, 2, True)
     assert abs(inline.row_s - (fast.whole_s + slow.whole_s + 1.0) / 100) < 1e-12
 

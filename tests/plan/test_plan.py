@@ -10,8 +10,10 @@ from monosem.config.job import SweepJob
 from monosem.config.load import load_job
 from monosem.fleet.policy import in_waves
 from monosem.learn.run import Run
-from monosem.plan.cluster import parse_cluster
+from monosem.plan.cluster import parse_cluster, this_machine
 from monosem.plan.devices import DATASHEET, Datasheet
+from monosem.stages import plan as stages_plan
+from monosem.stages.calibrate import _item_s
 from monosem.stages.plan import Wishes, make_plan, outline_job
 from tests.conftest import run_cli
 
@@ -155,6 +157,32 @@ def test_one_process_is_planned_as_it_is(tiny_job, tmp_path, capfd):
     one, two, kept = found
     assert one["waves"][0]["ranks"] == two["waves"][0]["ranks"] == 1
     assert kept["runs"][0]["rank_bytes"] - one["runs"][0]["rank_bytes"] == 3 * 4 * 8388608 * 40  # the host's width
+
+
+def test_what_is_asked_of_the_host_is_timed(tiny_job):
+    """A transcoder's target too: the pass goes on to there."""
+    asked = []
+
+    class Asked:
+        vocab_size = 300
+
+        def resolve(self, name):
+            return name
+
+        def capture(self, tokens, points):
+            asked.append(points)
+            return {}
+
+    job = load_job(SweepJob, str(tiny_job), ["host.hook_point=resid_pre", "sae.target=mlp.out"])
+    _item_s(job, Asked())
+    assert asked[0] == ["resid_pre", "mlp.out"]
+
+
+def test_a_gpu_that_is_left_out_is_told(monkeypatch):
+    assert stages_plan._of_gpus(this_machine()) == []
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    assert stages_plan._of_gpus(this_machine())[0].startswith("by the processor's rates")
+    assert stages_plan._of_gpus(parse_cluster("1x(2 CPU, 24 GiB)")) == []
 
 
 def test_replicas_in_one_process_change_nothing_and_it_says_so(tiny_job, tmp_path, capfd):
