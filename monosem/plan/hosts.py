@@ -17,7 +17,8 @@ BYTES = {"fp32": 4, "bf16": 2}
 
 @dataclass(frozen=True)
 class HostShape:
-    """widths: of a row by hook point. flops_per_token: of the pass that harvests. source: where numbers are from."""
+    """widths: of a row by hook point. flops_per_token: of the pass that harvests. source: where numbers are from.
+    inner: the widest layer; 0: not known."""
 
     widths: dict[str, int]
     flops_per_token: float
@@ -25,6 +26,7 @@ class HostShape:
     vocab_size: int
     context_length: int
     source: str
+    inner: int = 0
 
 
 def from_outline(config: HostConfig, hook_points: list[str]) -> HostShape:

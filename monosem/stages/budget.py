@@ -72,13 +72,17 @@ class Gpu:
 
 @dataclass(frozen=True)
 class Shapes:
-    """What the formulas need to know of a sweep before its corpus is built."""
+    """What the formulas need to know of a sweep before its corpus is built.
+
+    inner   the widest layer inside the host; 0: not known, no wider than its hook points
+    """
 
     job: SweepJob
     order: StreamOrder
     widths: dict[str, int]
     host_bytes: int
     vocab_size: int
+    inner: int = 0
 
     @property
     def segment_bytes(self) -> int:
@@ -106,10 +110,17 @@ def host_bytes(model: HostModel) -> int:
     return sum(p.numel() * p.element_size() for p in module.parameters())
 
 
+def widest_layer(model: HostModel) -> int:
+    """The widest layer of a host, which its MLP's often is; embeddings are looked up, not worked out."""
+    module = getattr(model, "model", model)
+    sides = {side for p in module.parameters() if p.ndim == 2 for side in p.shape}
+    return max(sides - {model.vocab_size}, default=0)
+
+
 def forward_bytes(s: Shapes) -> int:
     """Workspace of one forward pass: some tensors of the MLP's size over all tokens of an item."""
     tokens = s.order.contexts_per_item * s.job.corpus.context_length
-    return 6 * tokens * max(s.widths.values()) * FLOAT + 2 * s.item_bytes
+    return 6 * tokens * max(s.inner, *s.widths.values()) * FLOAT + 2 * s.item_bytes
 
 
 def filling_bytes(s: Shapes) -> int:

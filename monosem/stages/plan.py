@@ -32,6 +32,7 @@ from monosem.stages.budget import (
     memory_plan,
     peak_together,
     ranks_by_cores,
+    widest_layer,
 )
 from monosem.stages.prepare import check_group, check_shapes, check_target, order_of
 from monosem.stages.spec import RunSpec, check_one_process, expand_runs, pack_runs, settled
@@ -72,7 +73,7 @@ def outline_job(job: SweepJob, inline: bool = False, cluster: Cluster | None = N
     elif cluster:
         job = settled(job, runs, cluster.gpus, cluster.cores)
     check_group(job, runs)
-    shapes = Shapes(job, order_of(job), host.widths, host.bytes, host.vocab_size)
+    shapes = Shapes(job, order_of(job), host.widths, host.bytes, host.vocab_size, host.inner)
     packs = [list(runs)] if inline else pack_runs(runs, job.learner.pack_parameters)
     mesh = GroupShape(slots=job.learner.slots) if inline else GroupShape.of(job.learner)
     return Planned(job, host, model, shapes, runs, packs, mesh)
@@ -106,6 +107,7 @@ def _host(job: SweepJob) -> tuple[HostShape, HostModel | None, str | None]:
         vocab_size=host.model.vocab_size,
         context_length=host.model.context_length,
         source="counted over its forward pass",
+        inner=widest_layer(host.model),
     )
     on_cpu = next(getattr(host.model, "model", host.model).parameters()).device.type == "cpu"
     return shape, host.model if on_cpu else None, target

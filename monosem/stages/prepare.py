@@ -9,7 +9,7 @@ from monosem.config.load import to_plain
 from monosem.errors import InputError, MonosemError
 from monosem.host.stored import Host, load_host, resolve_hook_points
 from monosem.rows.order import StreamOrder, plan_order
-from monosem.stages.budget import Shapes, host_bytes
+from monosem.stages.budget import Shapes, host_bytes, widest_layer
 from monosem.stages.replay import check_datasets
 from monosem.stages.spec import RunSpec, SweepSpec, expand_runs, first_difference, identity, shuffle_quality
 from monosem.store import layout
@@ -47,7 +47,8 @@ def prepare_stream(
     _check_outline(job, host, widths)
     runs = expand_runs(job, widths, target)
     check_group(job, runs)
-    check_memory(Shapes(job, order_of(job), widths, host_bytes(host.model), host.model.vocab_size), runs)
+    of_host = host_bytes(host.model), host.model.vocab_size, widest_layer(host.model)
+    check_memory(Shapes(job, order_of(job), widths, *of_host), runs)
     open_source(job.corpus)  # a source that cannot be read is found before anything is written
     _check_writable(store)
     corpus = prepare(store, job.corpus, host.tokenizer, report, host.end_token, host.begin_token)

@@ -9,7 +9,18 @@ from hypothesis import strategies as st
 from monosem.config.job import SweepJob
 from monosem.config.load import load_job
 from monosem.errors import InputError
-from monosem.stages.budget import LEARNER, Need, check_memory, groups_at_a_time, peak_together, ranks_by_cores
+from monosem.host.stored import load_host
+from monosem.stages.budget import (
+    LEARNER,
+    Need,
+    check_memory,
+    forward_bytes,
+    groups_at_a_time,
+    peak_together,
+    ranks_by_cores,
+    widest_layer,
+)
+from monosem.stages.plan import outline_job
 
 GB = 1 << 30
 
@@ -51,6 +62,16 @@ def test_the_peak_of_all_is_that_of_a_walk_through_what_happens(sizes, checkpoin
     assert max(moments) >= found - 3 >= moments[0]
     if len({s for s, _ in sizes}) == len(sizes):
         assert found - 3 == max(moments)
+
+
+def test_a_forward_pass_is_as_wide_as_its_widest_layer():
+    """However narrow the hook point is that is read."""
+    model = load_host(load_job(SweepJob, "jobs/quickstart.yaml", []).host, weights=False).model
+    assert widest_layer(model) == model.width("mlp.post") > model.width("resid_post")
+    given = [f"host.hook_point={name}" for name in ("mlp.post", "resid_post")]
+    shapes = [outline_job(load_job(SweepJob, "jobs/quickstart.yaml", [one])).shapes for one in given]
+    own = [forward_bytes(s) - 2 * s.item_bytes for s in shapes]
+    assert own[0] == own[1] == 6 * 4 * model.width("mlp.post") * 16 * 256
 
 
 def test_as_many_ranks_as_the_scheduler_has_room_for_beside_the_stream():
