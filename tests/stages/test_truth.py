@@ -55,7 +55,8 @@ def test_runs_share_the_rows_and_get_the_marks_they_have_alone(capfd, exam):
 
 
 def test_the_table_fits_and_explains(capfd, exam):
-    assert run_cli("truth", exam, "train.steps=30", "train.resample_steps=[10]", "train.resample_rows=2000") == 0
+    assert run_cli("truth", exam, "train.steps=30", "train.resample_steps=[10]", "train.resample_window=10",
+                   "train.resample_rows=2000") == 0
     out = capfd.readouterr().out
     assert max(map(len, out.splitlines())) <= 80 and "found" in out and "64 true features" in out
 
