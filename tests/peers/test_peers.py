@@ -14,6 +14,7 @@ from safetensors.torch import load_file, save_file
 
 import monosem
 from monosem.host.stored import BUNDLED
+from monosem.rows.permute import EVALUATION, drawn
 from monosem.store.formats import FORMATS
 from monosem.store.store import open_store
 from monosem.text.index import context_tokens
@@ -119,7 +120,8 @@ track: {{wandb: disabled}}
     run = tmp_path / "store/sweeps/theirs/runs/2x"
     record = json.loads((run / "monosem.json").read_text())
     heldout = load_corpus(open_store(str(tmp_path / "store")), record["corpus"]["key"]).heldout
-    save_file({"tokens": context_tokens(heldout, np.arange(128))}, tmp_path / "tokens.safetensors")
+    chosen = np.sort(drawn(128, len(heldout.tokens_NT), 0, EVALUATION))  # those that the evaluation looks at
+    save_file({"tokens": context_tokens(heldout, chosen)}, tmp_path / "tokens.safetensors")
     command = [ROOT / ".venv-peers/bin/python", ROOT / "tests/peers/their_evals.py", run, BUNDLED / "one-layer-a",
                tmp_path / "tokens.safetensors"]  # fmt: skip
     done = subprocess.run(list(map(str, command)), capture_output=True, text=True, timeout=600)
