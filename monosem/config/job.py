@@ -12,6 +12,8 @@ VARIANTS = ("relu", "topk", "batch_topk", "jumprelu", "gated", "matryoshka")
 TOP_K = ("topk", "batch_topk", "matryoshka")
 """Variants that keep the k largest, and have AuxK."""
 PRECISIONS = ("fp32", "bf16")
+LARGEST_FACTOR = 1_048_576
+"""The largest expansion factor that a job may ask for."""
 CODECS = ("raw", "zstd", "bf16", "int8")
 
 
@@ -92,7 +94,7 @@ class SaeJobConfig:
     """`monosem.sae.config.SaeConfig` says what each field does, and to which variants."""
 
     variant: list[str] = axis(["relu"], "architecture", options=VARIANTS)
-    expansion_factor: list[int] = axis([8], "features per input dimension", ge=1, le=1_048_576)
+    expansion_factor: list[int] = axis([8], "features per input dimension", ge=1, le=LARGEST_FACTOR)
     target: str | None = text(None, "the hook point to reconstruct, if it is not the one that is read: a transcoder")
     skip: bool = field(default=False, metadata={"help": "transcoder: a linear map from input to output beside it"})
     l1_coefficient: list[float] = axis(

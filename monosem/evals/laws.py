@@ -11,6 +11,8 @@ from math import log
 
 import numpy as np
 
+from monosem.config.job import LARGEST_FACTOR
+
 PRODUCTS = 5
 """Matrix products of a step: two forward, three back (rows need no gradient). Each costs 2 rows d_in d_sae FLOPs."""
 WIDE_GAP = 1.6
@@ -19,8 +21,6 @@ WORTH = 0.02
 """A doubling that lowers FVU by at least this share is worth a run."""
 SPAN = 1.5
 """Computes that lie closer together say nothing of a law."""
-LARGEST_FACTOR = 1_048_576
-"""The largest expansion factor that a job may ask for."""
 
 
 @dataclass(frozen=True)

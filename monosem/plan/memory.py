@@ -27,8 +27,8 @@ from monosem.store.checkpoints import KEEP
 CHECKPOINT = 3 * FLOAT
 """Bytes per parameter of a checkpoint: the parameter and its two moments."""
 DENSE_WORK = {"relu": 5, "topk": 6, "batch_topk": 7, "matryoshka": 8, "jumprelu": 12, "gated": 12}
-"""fp32 matrices [rows of a slot, f] that a dense step of each variant holds at a time, at most: measured by processes'
-peaks at 16,384 features, with every penalty, precision and kind of decoder."""
+"""fp32 matrices [rows of a slot, f] that a dense step of each variant holds at a time. Of relu, topk, jumprelu
+and gated by processes' peaks (tests/bench/RESULTS.md)."""
 DENSE_MORE = {"l1_power": 4, "tanh": 3}
 """And with a power of the L1 penalty, and with jumprelu's tanh."""
 DENSE_AT_FIRST = ("relu", "jumprelu", "gated")

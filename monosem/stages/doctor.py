@@ -119,6 +119,8 @@ def _store(url: str) -> str:
 
 
 def _of_job(job: SweepJob, inline: bool, cluster: Cluster | None) -> Iterator[Finding]:
+    import torch
+
     planned: list[Planned] = []
 
     def host() -> str:
@@ -132,6 +134,8 @@ def _of_job(job: SweepJob, inline: bool, cluster: Cluster | None) -> Iterator[Fi
     yield _tracking(job)
     if planned and (cluster is None or not cluster.kind):
         yield _tried("memory", lambda: _memory(planned[0], inline, cluster))
+    if cluster.kind if cluster else torch.cuda.is_available():
+        yield Finding("GPU memory", None, "not looked at here", "monosem plan JOB.yaml --cluster or --address does")
     root = LocalStore(job.store).root if "://" not in job.store else None
     if planned and root is not None and root.is_dir():  # else the store is what is missing
         yield _disk(planned[0], root)

@@ -22,9 +22,9 @@ class Skipped:
     tokens: frozenset[int] = frozenset()
 
     def kept(self, tokens_NT: np.ndarray) -> np.ndarray:
-        """Which positions of contexts are left. bool [n, T]."""
+        """Which positions of contexts, or of one, are left. bool, the shape of `tokens_NT`."""
         kept = ~np.isin(tokens_NT, list(self.tokens))
-        kept[:, : self.positions] = False
+        kept[..., : self.positions] = False
         return kept
 
     def __bool__(self) -> bool:
@@ -74,7 +74,7 @@ class Selection:
 
     def _kept(self, tokens: np.ndarray) -> np.ndarray:
         """Whether each token after the skipped positions is kept: bool [..., T - skip_positions]."""
-        return ~np.isin(tokens[..., self.skip_positions :], list(self.skip_tokens))
+        return Skipped(self.skip_positions, self.skip_tokens).kept(tokens)[..., self.skip_positions :]
 
     def _usable(self) -> np.ndarray:
         n, length = self.index.tokens_NT.shape

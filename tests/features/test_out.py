@@ -38,10 +38,14 @@ def test_no_features_there(tmp_path, swept):  # noqa: F811
         monosem.features(f"{swept}/sweeps/tiny/runs/neurons")
 
 
+def test_a_pass_of_nothing_is_refused(capsys):
+    assert run_cli("features", "features.tokens=640") == 2
+    assert "of which sweep or run?" in capsys.readouterr().err
+
+
 def test_a_browser_of_earlier_tables_is_told(tmp_path, swept, capsys):  # noqa: F811
     store = shutil.copytree(swept, tmp_path / "store")
     for overrides, notes in (([], 0), (["features.tokens=640"], 1)):
-        assert run_cli("features", *overrides) == 2 if overrides else True
         assert run_cli("features", store / "sweeps/tiny/runs/1x-relu", *overrides) == 0
         said = capsys.readouterr().out
         assert said.count("shows the tables from before") == notes, said

@@ -39,6 +39,12 @@ def test_a_host_that_is_not_there(tiny_job, tmp_path, capfd):
     assert found["host and runs"]["ok"] is False and "memory" not in found and found["text"]["ok"]
 
 
+def test_what_is_not_looked_at_is_said(tiny_job, tmp_path, capfd, monkeypatch):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    found = findings(capfd, tiny_job, f"store={tmp_path}")["GPU memory"]
+    assert found["ok"] is None and "monosem plan" in found["mend"]
+
+
 def test_a_store_alone(tmp_path, capfd):
     assert findings(capfd, f"store={tmp_path}")["store"]["ok"] is True
     assert findings(capfd, "store=gopher://x", code=2)["store"]["ok"] is False
